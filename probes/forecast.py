@@ -36,13 +36,12 @@ from probes.store.table import size_text
 from probes.suite import Suite
 from probes.trial import NOTHING, Pace, some_of, timed, tried
 from tv.architecture.anatomy import Architecture, Module
-from tv.checkpoints.pairing import WeightPair
 from tv.errors import InputError
 from tv.evaluation.greedy import TOGETHER, groups_of
 from tv.measures.declared import TABLES
 from tv.measures.decomposition import decompose
 from tv.measures.one_module import Wanted, measure_module
-from tv.prompts.encoding import Encoded, Positions, batches, positions
+from tv.prompts.encoding import Encoded, Positions, batches, padded_tokens, positions
 from tv.prompts.metric import answering
 from tv.runtime.compute import Compute
 from tv.runtime.progress import duration
@@ -176,10 +175,7 @@ def capture_forwards(suite: Suite, encoded: Sequence[Encoded]) -> float:
 
 
 def _padded(job: Job, encoded: Sequence[Encoded]) -> int:
-    """Tokens of these prompts with what fills their batches."""
-    padded = job.pairs[0].base.architecture.padded
-    read = batches(encoded, job.suite.batch_size, 0 if padded else -1)
-    return sum(len(batch.encoded) * max(len(item.ids) for item in batch.encoded) for batch in read)
+    return padded_tokens(encoded, job.suite.batch_size, job.pairs[0].base.architecture.padded)
 
 
 def _places(encoded: Sequence[Encoded], which: Positions) -> int:
@@ -204,7 +200,7 @@ def _capture(job: Job, forward: _Forward) -> Pace:
 
 def _read(job: Job) -> Pace:
     """All weights of one model, read once, layer by layer."""
-    pair = _first(job)
+    pair = job.pairs[0].weights
     matrices = [module for module in pair.base.architecture.modules if len(module.shape) == 2]
     return _of_each(matrices, pair.weight)
 
@@ -240,7 +236,7 @@ def _edits(job: Job, places: int) -> Pace:
 
 def _bases(job: Job) -> Pace:
     """The base's output directions, once for all pairs."""
-    pair = _first(job)
+    pair = job.pairs[0].weights
     return _of_each(with_bases(pair.base.architecture), lambda module: basis_of(decompose(pair.weight(module))))
 
 
@@ -349,7 +345,7 @@ def _both(pair: Pair, forward: Callable[[PreTrainedModel], object]) -> None:
 
 def _weights(job: Job) -> Pace:
     """The tables of weights of every pair; the first decomposes the base's matrices, and the others find that kept."""
-    pair = _first(job)
+    pair = job.pairs[0].weights
     modules = pair.base.architecture.modules
     names = [name for name, table in TABLES.items() if table.in_runs]
     tables = {name: ({"levels": job.suite.epsilons} if name == "alignment" else {}) for name in names}
@@ -357,12 +353,6 @@ def _weights(job: Job) -> Pace:
         measure = partial(measure_module, pair, wanted=Wanted(tables, cache=Path(cache)))
         taken, further = _of_each(modules, measure), len(job.pairs) - 1
         return taken + _of_each(modules, measure).times(further) if further else taken
-
-
-def _first(job: Job) -> WeightPair:
-    """The weights of the first pair, read as they are asked for."""
-    opened = job.pairs[0]
-    return WeightPair(opened.base, opened.tuned, opened.facts)
 
 
 def _of_each(modules: Sequence[Module], work: Callable[[Module], object]) -> Pace:

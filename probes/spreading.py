@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,7 +17,7 @@ from probes.capture.runner import shards
 from probes.forecast import attribution_forwards, capture_forwards
 from probes.planning import Plan
 from probes.trial import Pace, tried
-from tv.prompts.encoding import Encoded, positions
+from tv.prompts.encoding import Encoded, padded_tokens, positions
 from tv.runtime.compute import Compute
 from tv.runtime.workers import share_of_threads
 
@@ -74,7 +75,8 @@ def steps_of(plan: Plan, compute: Compute = Compute()) -> list[Step]:
         each = pace.wall * math.ceil(pieces / workers) / pieces if pieces else None
         return Step(name, pace.cpu, pace.wall, each)
 
-    tokens = _tokens(encoded)
+    padded = partial(padded_tokens, batch_size=suite.batch_size, padded=base.architecture.padded)
+    tokens = padded(encoded)
     bare = trial.token.times(tokens) + trial.logits.times(tokens)
     first, *_ = suite.tuned
     found = [
@@ -89,15 +91,11 @@ def steps_of(plan: Plan, compute: Compute = Compute()) -> list[Step]:
     if suite.attribute is not None:
         usable = answerable(encoded, suite.attribute.metric)
         read = sum(len(positions(item, "target")) for item in usable)
-        once = trial.token.times(_tokens(usable)) + trial.logits.times(read)
+        once = trial.token.times(padded(usable)) + trial.logits.times(read)
         for name, forwards in attribution_forwards(suite, base.architecture, len(encoded)):
             some = usable[: suite.attribute.curve_prompts] if name == "curves" else usable
             found.append(step(name, once.times(n * forwards), _pieces(name, some, suite.batch_size)))
     return found
-
-
-def _tokens(encoded: Sequence[Encoded]) -> int:
-    return sum(len(item.ids) for item in encoded)
 
 
 def _pieces(name: str, encoded: Sequence[Encoded], batch_size: int) -> int:
@@ -105,7 +103,7 @@ def _pieces(name: str, encoded: Sequence[Encoded], batch_size: int) -> int:
     if name.partition(" ")[0] in _BY_BATCH:
         return math.ceil(len(encoded) / batch_size)
     row = min(MOST, max(FEWEST, 4 * max(len(item.ids) for item in encoded)))
-    return math.ceil(_tokens(encoded) / row)
+    return math.ceil(sum(len(item.ids) for item in encoded) / row)
 
 
 @contextmanager

