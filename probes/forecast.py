@@ -60,8 +60,8 @@ STACKED = 1.0
 STREAMED = 1.33
 #: CPU seconds of the link and of the report of one tuned model.
 PAGES = 6.0
-#: What both hold of the tables in memory, in bytes for each that they take on disk.
-LINKED = 3
+#: What they hold of the tables in memory, in bytes for each on disk: of one tuned model at a time, and of all.
+LINKED, REPORTED = 8, 1
 #: CPU seconds of a process until it computes: it imports what this one has, and opens both models.
 START = 8.0
 #: Stages that several processes share.
@@ -108,10 +108,10 @@ def forecast(job: Job) -> list[Stage]:
         "capture": bases + held.get("capture of a batch", 0),
         "noise_floor": bases + held.get("noise floor", 0),
         "attribute": bases + max(held.get("attribution of a batch", 0), held.get("path", 0)),
-        "link and report": LINKED * sum(job.sizes.values()),
+        "link and report": max(LINKED / len(job.pairs), REPORTED) * sum(job.sizes.values()),
     }
     here = _resident()
-    return [Stage(name, pace.cpu, pace.wall, here + beyond.get(name, 0)) for name, pace in paces.items()]
+    return [Stage(name, pace.cpu, pace.wall, here + round(beyond.get(name, 0))) for name, pace in paces.items()]
 
 
 def estimated(job: Job) -> Iterator[str]:

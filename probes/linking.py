@@ -81,17 +81,18 @@ def link(run: Run) -> pd.DataFrame:
         >>> linked.groupby("kind").size().to_dict()
         {'component': 24, 'module': 84}
     """
-    suite = run.manifest.get("suite", {})
+    suite = run.manifest["suite"]
     draws, seed = suite.get("bootstrap", 1000), suite.get("seed", 0)
-    table, correlations = link_tables(**read_tables(run), draws=draws, seed=seed)
-    run.add("link", table)
-    run.add("correlations", correlations)
+    # One after the other: the tables of all would not fit where those of each just do.
+    linked = [link_tables(**read_tables(run, tuned), draws=draws, seed=seed) for tuned in sorted(suite["tuned"])]
+    for name, of_each in zip(("link", "correlations"), zip(*linked, strict=True), strict=True):
+        run.add(name, pd.concat([table for table in of_each if len(table)] or of_each[:1]))
     return run["link"]
 
 
-def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
-    """The tables that `link_tables` joins, of every tuned model or of one; None for one that the run lacks."""
-    one = [] if tuned is None else [("tuned", "==", tuned)]
+def read_tables(run: Run, tuned: str) -> dict[str, Table]:
+    """The tables that `link_tables` joins, of one tuned model; None for one that the run lacks."""
+    one = [("tuned", "==", tuned)]
     tables: dict[str, Table] = {}
     for name, (columns, where) in _READ.items():
         wanted = [*columns.split(), *(_more_measures() if name == "weights" else ())]

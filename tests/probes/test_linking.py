@@ -334,7 +334,7 @@ def test_a_run_is_linked_in_place(tmp_path: Path) -> None:
                     writer.write(name, body, shard="0", tuned=str(tuned), layer=int(layer))
             else:
                 writer.write(name, full[SCHEMAS[name].names], shard="0")
-        writer.finish({"suite": {"name": "x", "bootstrap": 60, "seed": 0}})
+        writer.finish({"suite": {"name": "x", "tuned": dict.fromkeys(MODELS, "m"), "bootstrap": 60, "seed": 0}})
     run = load(tmp_path / "run")
     found = link(run)
     wanted, correlations = _link()
