@@ -7,7 +7,7 @@ beside θ + T_a + a random vector of T_b's norms. Pairs: what the weights of a a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -19,13 +19,11 @@ from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
 from studies.real_models.stage import Stage
 from studies.real_models.study import Study
-from studies.real_models.texts import Text, domain, shortest
+from studies.real_models.texts import SHORTER, Text, domain, shortest
 from studies.real_models.training import Training, losses
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.runtime.seeds import seed_of
 
-#: Tokens of a text among the shorter half of a domain's, about.
-TOKENS: Mapping[str, int] = {"medical": 68, "math": 132, "code": 46, "instructions": 58, "general": 78, "law": 70}
 #: CPU seconds to start and to open models; to put 1 MiB of a model (float32) at a point, to read its T, to draw a T.
 START, POINT, READ, DRAW = 15, 0.0026, 0.0015, 0.0046
 #: CPU seconds to compare the directions of two T of 1 MiB in float32, and to decompose one.
@@ -47,7 +45,7 @@ def stages(study: Study) -> list[Stage]:
 def _transfer(study: Study, model: str, method: str, seed: int) -> Stage:
     n, names = _texts(study), study.size.domains[model]
     k = len(names)
-    tokens = (1 + k) * n * sum(TOKENS[name] for name in names)
+    tokens = (1 + k) * n * sum(SHORTER[name] for name in names)
     moved = k * (POINT + READ) * SOURCES[model].mib
     return _stage(study, f"transfer-{model}-{method}-{seed}", transfer, (model, method, seed), tokens, moved)
 
@@ -55,7 +53,7 @@ def _transfer(study: Study, model: str, method: str, seed: int) -> Stage:
 def _sums(study: Study, model: str, seed: int) -> Stage:
     n, names = _texts(study), study.size.domains[model]
     k = len(names)
-    tokens = (1 + 1.5 * (k - 1)) * n * sum(TOKENS[name] for name in names)
+    tokens = (1 + 1.5 * (k - 1)) * n * sum(SHORTER[name] for name in names)
     pairs_of = k * (k - 1) / 2  # a sum serves both of its domains, a random vector one
     moved = (POINT * (k + 2 * pairs_of) + READ * (k + 3 * pairs_of) + DRAW * pairs_of) * SOURCES[model].mib
     return _stage(study, f"sums-{model}-{seed}", sums, (model, "full", seed), tokens, moved)

@@ -22,7 +22,7 @@ from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
 from studies.real_models.stage import Stage
 from studies.real_models.study import Study, training_stage, trainings
-from studies.real_models.texts import domain
+from studies.real_models.texts import TOKENS, domain
 from studies.real_models.training import RANK, Training
 from tv.checkpoints.live import load_model
 from tv.errors import CheckpointError
@@ -56,8 +56,6 @@ def forward(study: Study, one: Training, points: float, texts: int) -> float:
     return 15 + points * (texts * TOKENS[one.domain] * source.forward + source.mib / MOVED)
 
 
-#: Tokens of a held-out text, on average.
-TOKENS = {"medical": 94, "math": 160, "code": 80, "instructions": 90, "general": 110, "law": 125}
 #: MiB of a checkpoint that is written in bfloat16 and whose distances are measured, twice, in a CPU second.
 ROUNDED = 50
 #: MiB of weights that are moved to another point in a CPU second, and that are matched with the base's.

@@ -13,7 +13,8 @@ from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, recorded, write
 from studies.real_models.stage import Stage
-from studies.real_models.study import TEXT, Study, deep
+from studies.real_models.study import Study, deep
+from studies.real_models.texts import TOKENS
 from studies.real_models.training import Training
 from tv.stats.means import mean_interval
 
@@ -31,7 +32,7 @@ def stages(study: Study) -> list[Stage]:
 
 def _causing(study: Study, one: Training) -> Stage:
     stage, source = f"cause-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.25 * source.mib
+    cpu = 30 + study.size.prompts * TOKENS[one.domain] * FORWARDS * source.forward + 0.25 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     run = study.work / "runs" / stage
     return Stage(stage, work, cpu, 8 * source.mib + 2000, 25, study.results(stage), (f"tune-{one.name}",), (run,))

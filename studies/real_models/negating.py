@@ -15,12 +15,11 @@ import pandas as pd
 
 import tv
 from studies.real_models import tasks
-from studies.real_models.adding import TOKENS
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
 from studies.real_models.stage import Stage
 from studies.real_models.study import Study, deep, training_stage
-from studies.real_models.texts import benchmark, domain, shortest
+from studies.real_models.texts import SHORTER, benchmark, domain, shortest
 from studies.real_models.training import Training
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.experiments import lineage, negation
@@ -64,7 +63,7 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     source, points = SOURCES[model], 2 + 2 * len(_scales(study))
     few, several = _items(study), study.size.held_out // 2
     own = _domains(name)
-    tokens = several * sum(TOKENS[each] for each in own) + few * CHOICE[name]
+    tokens = several * sum(SHORTER[each] for each in own) + few * CHOICE[name]
     tokens += few * sum(QUESTION[each] for each in tasks.OF_DOMAIN.get(name, ()))
     batches = -(-few // BATCH)
     tokens += STEP * INSTRUCTED * batches
@@ -141,7 +140,7 @@ def _lineage(study: Study, model: str) -> list[Stage]:
     tune = training_stage(study, further, study.tuned(parent), (f"tune-{parent.name}",))
     stage, source = f"lineage-{model}", SOURCES[model]
     points = 2 * (2 + 3 * len(_scales(study)))
-    tokens = points * (study.size.held_out // 2) * sum(TOKENS[name] for name in ("medical", "instructions"))
+    tokens = points * (study.size.held_out // 2) * sum(SHORTER[name] for name in ("medical", "instructions"))
     cost = START + tokens * source.forward + points * POINT * source.mib
     lineages = {
         "pretrained": (study.base(model), study.tuned(own)),

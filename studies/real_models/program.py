@@ -28,7 +28,8 @@ from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, write
 from studies.real_models.stage import Stage
-from studies.real_models.study import TEXT, Study, trainings
+from studies.real_models.study import Study, trainings
+from studies.real_models.texts import TOKENS
 
 #: Of each of two domains. More of them would only take longer.
 PROMPTS = 3
@@ -79,8 +80,9 @@ def stages(study: Study) -> list[Stage]:
 def _stage(study: Study, way: str) -> Stage:
     one = trainings(study.size)[0]
     name = _name(way, one.model)
-    source, prompts = SOURCES[one.model], min(PROMPTS, study.size.prompts) * len(study.size.domains[one.model][:2])
-    cpu = (1 + WAYS[way].starts) * START + FORWARDS * prompts * TEXT * source.forward
+    source, n = SOURCES[one.model], min(PROMPTS, study.size.prompts)
+    tokens = n * sum(TOKENS[name] for name in study.size.domains[one.model][:2])
+    cpu = (1 + WAYS[way].starts) * START + FORWARDS * tokens * source.forward
     needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain", one.model)])]
     work = partial(_write_way, study, way, study.results(name))
     return Stage(name, work, cpu, 3 * source.mib + 1500, 1, study.results(name), tuple(needs))

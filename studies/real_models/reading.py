@@ -19,8 +19,8 @@ from probes.forecast import forecast
 from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.stage import Stage
-from studies.real_models.study import TEXT, Study, training_stage, trainings
-from studies.real_models.texts import domain, prompt_rows
+from studies.real_models.study import Study, training_stage, trainings
+from studies.real_models.texts import TOKENS, domain, prompt_rows
 from studies.real_models.training import Training
 from tv.checkpoints.live import LiveSource
 from tv.errors import CheckpointError
@@ -113,7 +113,7 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
         tuned |= {ONE_STEP: study.tuned(one_step(name)), RANDOM: study.work / "nulls" / f"{name}.safetensors"}
         needs += [f"tune-{one_step(name).name}", f"null-{name}"]
     stage, source = f"read-{name}-{seed}", SOURCES[name]
-    tokens = len(study.size.domains[name]) * study.size.prompts * TEXT
+    tokens = study.size.prompts * sum(TOKENS[each] for each in study.size.domains[name])
     cpu = 30 + len(tuned) * (3.6 * tokens * source.forward + WEIGHTS * source.mib)
     memory, disk = 8 * source.mib + 1500, len(tuned) * tokens * ROWS
     work = partial(_read, study, name, seed, tuned, study.results(stage))

@@ -16,8 +16,6 @@ from tv.errors import InputError
 
 #: A LoRA's gradients are small: what is left of the work of a token.
 LORA = 0.75
-#: Tokens of a held-out text, about.
-TEXT = 130
 #: CPU seconds in which 1 MiB of a base is read from its quantised file and written.
 WRITTEN = 0.08
 
@@ -142,7 +140,7 @@ def training_stage(
 ) -> Stage:
     """The stage `tune-NAME`, from the model in `start`."""
     full, source, n = one.method == "full", SOURCES[one.model], study.size.held_out
-    trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * TEXT
+    trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * texts.TOKENS[one.domain]
     cost = 5 + trained * source.token + read * source.forward + one.steps * source.update * full
     work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
     memory = (4 if full else 2) * source.mib + 1200
