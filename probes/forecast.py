@@ -34,15 +34,15 @@ from probes.planning import curve_sets, memory_of
 from probes.reporting.prompts import SHOWN
 from probes.store.table import size_text
 from probes.suite import Suite
-from probes.trial import NOTHING, Pace, some_of, timed, tried
+from probes.trial import NOTHING, Pace, row_of_logits, some_of, timed, tried
 from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.trunk import ends_of
 from tv.errors import InputError
 from tv.evaluation.greedy import TOGETHER, groups_of
 from tv.measures.declared import TABLES
 from tv.measures.decomposition import decompose
 from tv.measures.one_module import Wanted, measure_module
 from tv.prompts.encoding import Encoded, Positions, batches, padded_tokens, positions
-from tv.prompts.metric import answering
 from tv.runtime.compute import Compute
 from tv.runtime.progress import duration
 
@@ -52,8 +52,8 @@ LIGHT, FULL = 1 / 0.93, 1 / 0.88
 LEDGER, EVERYWHERE = 2.2, 1 / 0.55 - 1 / 0.88
 #: What the logit lens adds to that.
 LENS = 0.5
-#: Forwards of a node of path, and nodes of a prompt on average.
-NODE, NODES = 3.5, 6.0
+#: Forwards of a node of path, and nodes of a prompt: four to begin with, four to eleven on average in six real pairs.
+NODE, NODES = 6.0, 5.5
 #: What is read of the forward behind a changed block, where variants are read together.
 STACKED = 1.0
 #: What an attribution layer by layer takes of one in memory, see benchmarks/stream.py.
@@ -154,10 +154,11 @@ def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
         yield "noise_floor", forward.token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
     if "attribute" in job.stages and suite.attribute is not None:
-        once = forward.answer.times(_padded(job, _usable(job)))
-        forwards = attribution_forwards(suite, job.pairs[0].base.architecture, len(job.encoded))
-        streamed = STREAMED if job.models.streams else 1.0
-        yield "attribute", once.times(n * streamed * sum(found for _, found in forwards))
+        usable = answerable(job.encoded, suite.attribute.metric)
+        blocks, logits = forward.block.times(_padded(job, usable)), forward.logits.times(_places(usable, "target"))
+        work = list(attribution_work(suite, job.pairs[0].base.architecture, len(job.encoded)))
+        taken = blocks.times(sum(step.blocks for step in work)) + logits.times(sum(step.logits for step in work))
+        yield "attribute", taken.times(n * (STREAMED if job.models.streams else 1.0))
     if "report" in job.stages:
         yield "link and report", Pace(PAGES * n, PAGES * n)
 
@@ -262,75 +263,84 @@ def _twin(compute: Compute) -> float:
     return second / max(first, 1e-9)
 
 
-def attribution_forwards(suite: Suite, architecture: Architecture, prompts: int) -> Iterator[tuple[str, float]]:
-    """Forwards over the prompts that each step of one pair's attribution takes, in whole ones."""
+@dataclass(frozen=True)
+class Work:
+    """A step of an attribution, in forwards over the prompts: of the blocks, and of the unembedding at the answers."""
+
+    name: str
+    blocks: float
+    logits: float
+
+
+def attribution_work(suite: Suite, architecture: Architecture, prompts: int) -> Iterator[Work]:
+    """The steps of one pair's attribution. Blocks before a swap are skipped, the unembedding behind it never is."""
     wanted = suite.attribute
     assert wanted is not None
 
     def left(unit: Unit) -> float:
         return min(1.0, 1 - max(unit.layer, 0) / architecture.n_layers) if unit.layer < architecture.n_layers else 0.0
 
-    yield "endpoints", 4.0  # and their proofs
+    yield Work("endpoints", 4.0, 4.0)  # and their proofs
     for methods, granularity, units in steps(wanted, architecture):
         for method in methods:
             cost = method.costs(architecture, units, wanted)
             if cost is None:
                 continue
+            name, logits = f"{method.name} {granularity}".strip(), float(cost.forwards)
             if cost.backwards:
-                taken = NODES * NODE
+                blocks = logits = NODES * NODE
             elif units:
                 moved = min(len(units), cost.forwards)
-                taken = STACKED * sum(map(left, units)) * moved / len(units) + max(0, cost.forwards - 1 - moved)
+                blocks = STACKED * sum(map(left, units)) * moved / len(units) + max(0, cost.forwards - 1 - moved)
             else:
-                taken = STACKED * cost.forwards / 2
-            yield f"{method.name} {granularity}".strip(), taken
+                blocks = STACKED * cost.forwards / 2
+            yield Work(name, blocks, logits)
     if wanted.curves:
         share = min(1.0, wanted.curve_prompts / max(1, prompts))
-        yield "curves", STACKED * share * curve_sets(suite, architecture)
+        sets = share * curve_sets(suite, architecture)
+        yield Work("curves", STACKED * sets, sets)
 
 
 @dataclass(frozen=True)
 class _Forward:
-    """What a forward pass of either model takes: a token with all logits, or with those at answers; one more token."""
+    """What a forward pass of either model takes: a token in all blocks, a row of logits; and one more token."""
 
-    token: Pace
-    answer: Pace
+    block: Pace
+    logits: Pace
     step: Pace
+
+    @property
+    def token(self) -> Pace:
+        """A token with its logits."""
+        return self.block + self.logits
 
 
 def _forward(job: Job) -> _Forward:
     """Of the models of the first pair."""
-    token, usable = _token(job, job.encoded, whole=True), _usable(job)
-    return _Forward(token, _token(job, usable, whole=False) if usable else NOTHING, _step(job))
+    pair = job.models.pair(job.pairs[0].name)
+    _, unembed = ends_of(pair.base)
+    logits = row_of_logits(pair.base, unembed, pair.architecture.d_model)
+    return _Forward(_token(job, pair).without(logits), logits, _step(job, pair))
 
 
 def _tried(job: Job) -> _Forward:
     """Of a model of the base's configuration, where the models themselves are not in this process."""
-    base, suite, usable = job.pairs[0].base, job.suite, _usable(job)
-    trial = tried(base, job.encoded, suite.batch_size, job.compute.dtype, job.compute.tensor_device)
-    read = _places(usable, "target") / max(1, sum(len(item.ids) for item in usable))
-    return _Forward(trial.token + trial.logits, trial.token + trial.logits.times(read), trial.step)
+    device = job.compute.tensor_device
+    trial = tried(job.pairs[0].base, job.encoded, job.suite.batch_size, job.compute.dtype, device)
+    return _Forward(trial.token, trial.logits, trial.step)
 
 
-def _usable(job: Job) -> list[Encoded]:
-    """The prompts that an attribution reads, where there is one."""
-    wanted = job.suite.attribute if "attribute" in job.stages else None
-    return [] if wanted is None else answerable(job.encoded, wanted.metric)
-
-
-def _token(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
-    """A token of these prompts: with all logits, or those at the answers alone."""
-    pair = job.models.pair(job.pairs[0].name)
-    some = some_of(encoded, job.suite.batch_size)
+def _token(job: Job, pair: Pair) -> Pace:
+    """A token of the prompts, with its logits."""
+    some = some_of(job.encoded, job.suite.batch_size)
     [batch] = batches(some, len(some), pair.pad_id)
-    both = partial(_both, pair, lambda model: answers(model, batch, None if whole else answering))
+    both = partial(_both, pair, lambda model: answers(model, batch))
     both()  # the first call of a process is slower
     return timed(both).times(0.5 / sum(len(item.ids) for item in some))
 
 
-def _step(job: Job) -> Pace:
+def _step(job: Job, pair: Pair) -> Pace:
     """One more token of each of the texts that are continued together."""
-    pair = job.models.pair(job.pairs[0].name)
     ids = torch.zeros(min(TOGETHER, len(job.encoded)), 1, dtype=torch.long, device=pair.base.device)
     both = partial(_both, pair, lambda model: model(input_ids=ids, use_cache=False))
     both()

@@ -14,7 +14,7 @@ from probes.attribution.metric import answerable
 from probes.attribution.packing import FEWEST, MOST
 from probes.capture.noise_floor import has_noise_floor
 from probes.capture.runner import shards
-from probes.forecast import attribution_forwards, capture_forwards
+from probes.forecast import attribution_work, capture_forwards
 from probes.planning import Plan
 from probes.trial import Pace, tried
 from tv.prompts.encoding import Encoded, padded_tokens, positions
@@ -91,10 +91,11 @@ def steps_of(plan: Plan, compute: Compute = Compute()) -> list[Step]:
     if suite.attribute is not None:
         usable = answerable(encoded, suite.attribute.metric)
         read = sum(len(positions(item, "target")) for item in usable)
-        once = trial.token.times(padded(usable)) + trial.logits.times(read)
-        for name, forwards in attribution_forwards(suite, base.architecture, len(encoded)):
-            some = usable[: suite.attribute.curve_prompts] if name == "curves" else usable
-            found.append(step(name, once.times(n * forwards), _pieces(name, some, suite.batch_size)))
+        blocks, logits = trial.token.times(n * padded(usable)), trial.logits.times(n * read)
+        for work in attribution_work(suite, base.architecture, len(encoded)):
+            some = usable[: suite.attribute.curve_prompts] if work.name == "curves" else usable
+            taken = blocks.times(work.blocks) + logits.times(work.logits)
+            found.append(step(work.name, taken, _pieces(work.name, some, suite.batch_size)))
     return found
 
 

@@ -20,8 +20,8 @@ from tv.prompts.encoding import Encoded
 
 #: A forward pass is tried on this many tokens, for about so many seconds: then it ends behind the block where it is.
 TOKENS, SECONDS = 256, 3.0
-#: Rows of logits that are tried.
-_ROWS = 16
+#: Rows of logits that are tried: few are slower, since they wait for the matrix.
+_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Pace:
 
     def __add__(self, other: Pace) -> Pace:
         return Pace(self.cpu + other.cpu, self.wall + other.wall)
+
+    def without(self, part: Pace) -> Pace:
+        """What is left beside a part of it; nothing where the part seemed to take as long."""
+        return Pace(max(0.0, self.cpu - part.cpu), max(0.0, self.wall - part.wall))
 
 
 NOTHING = Pace(0.0, 0.0)
@@ -93,16 +97,20 @@ def tried(checkpoint: Checkpoint, encoded: Sequence[Encoded], most: int, dtype: 
         _blocks(model, architecture, ids[:, :2])  # the first call of a process is slower
         token = _blocks(model, architecture, ids)
         step = _blocks(model, architecture, ids[:, :1])
-        unembed = model.get_submodule(architecture.unembed)
-        rows = torch.zeros(_ROWS, architecture.d_model, dtype=model.dtype, device=device)
-        with torch.inference_mode():
-            timed(lambda: unembed(rows[:1]))
-            logits = timed(lambda: unembed(rows)).times(1 / _ROWS)
+        logits = row_of_logits(model, model.get_submodule(architecture.unembed), architecture.d_model)
     except InputError:
         raise
     except Exception as error:  # a class may need anything that is not there
         raise CheckpointError(f"{checkpoint.source}: no forward pass can be tried: {first_line(error)}") from error
     return Trial(token.times(1 / ids.numel()), step + logits.times(len(some)), logits)
+
+
+def row_of_logits(model: PreTrainedModel, unembed: nn.Module, d_model: int) -> Pace:
+    """What the unembedding of a model takes for a place."""
+    rows = torch.zeros(_ROWS, d_model, dtype=model.dtype, device=model.device)
+    with torch.inference_mode():
+        timed(lambda: unembed(rows[:1]))
+        return timed(lambda: unembed(rows)).times(1 / _ROWS)
 
 
 def _blocks(model: PreTrainedModel, architecture: Architecture, ids: torch.Tensor) -> Pace:

@@ -36,6 +36,9 @@ from tv.runtime.common_rows import common_rows
 KEPT = 256 * 2**20
 #: Products are made where there is a gradient alone, if that is less than this part of all places.
 FEW = 0.8
+#: Logits of words with a gradient alone are made, unless these are more than this part of the vocabulary: to gather the
+#: rows of nearly all would take longer than their products.
+MOST = 0.5
 
 
 class Integrand:
@@ -186,16 +189,17 @@ class Integrand:
         """Most positions' logits are never read, and of many metrics those of two words alone."""
         at = self.read
         delta, x = delta[at], x[at]
-        words = delta.ne(0).any(0).nonzero()[:, 0]
+        some = delta.ne(0).any(0).nonzero()[:, 0]
+        words = some if len(some) <= MOST * delta.shape[1] else slice(None)
         tokens = delta.new_zeros(self.shape)
         tokens[at] = (delta[:, words] * self._logits(module, x, words)).sum(-1)
         self.found.put(Shares({self.architecture.owner(module): tokens}))  # a tied one's are the embedding's
 
-    def _logits(self, module: Module, x: Float[Tensor, "n d_model"], words: Tensor) -> Float[Tensor, "n words"]:
+    def _logits(self, module: Module, x: Float[Tensor, "n d_model"], words: Tensor | slice) -> Float[Tensor, "n words"]:
         """T x + T_b of these words."""
         matrix, bias = self._matrix(module, words), self._bias(module)
-        matrix = x.new_zeros(len(words), x.shape[1]) if matrix is None else matrix
-        return linear(x, matrix, None if bias is None else bias[words])
+        own = x.new_zeros(module.shape[0])[words] if bias is None else bias[words]
+        return own.expand(len(x), -1) if matrix is None else linear(x, matrix, own)
 
     def _linear(
         self, module: Module, x: Float[Tensor, "batch pos cols"], delta: Float[Tensor, "batch pos rows"]

@@ -46,7 +46,7 @@ def test_all_blocks_count_where_some_were_tried(config: Path, monkeypatch: pytes
         found = tried(outline(config), _prompts(5, 7, 6), 2, "float32", "cpu")
         assert len(calls) == 3 * blocks + 2  # on two tokens, on all, on one; and the logits twice
         assert found.token == Pace(0.5, 0.25)  # two prompts of six tokens, the shorter one padded
-        assert found.logits == Pace(2 / 16, 1 / 16)
+        assert found.logits == Pace(2 / trial._ROWS, 1 / trial._ROWS)
 
 
 def test_time_passes(config: Path) -> None:
