@@ -72,7 +72,8 @@ def _stage(
     source = SOURCES[of[0]]
     needs = (f"base-{of[0]}", *(f"tune-{one.name}" for one in _trainings(study, *of).values()))
     out, cost = study.results(name), START + tokens * source.forward + more
-    return Stage(name, partial(work, study, *of, name), cost, 2 * source.mib + 1300, 1, out, needs)
+    memory = source.memory(2.4, 11.5) if tokens else source.memory(0, 8)
+    return Stage(name, partial(work, study, *of, name), cost, memory, 1, out, needs)
 
 
 def transfer(study: Study, model: str, method: str, seed: int, name: str) -> None:

@@ -53,13 +53,13 @@ def stages(study: Study) -> list[Stage]:
 def forward(study: Study, one: Training, points: float, texts: int) -> float:
     """CPU seconds of the loss of so many texts at so many points, each of which moves all weights."""
     source = SOURCES[one.model]
-    return 15 + points * (texts * TOKENS[one.domain] * source.forward + source.mib / MOVED)
+    return 15 + points * (texts * TOKENS[one.domain] * source.everywhere + source.mib / MOVED)
 
 
 #: MiB of a checkpoint that is written in bfloat16 and whose distances are measured, twice, in a CPU second.
 ROUNDED = 50
 #: MiB of weights that are moved to another point in a CPU second, and that are matched with the base's.
-MOVED, MATCHED = 2000, 40
+MOVED, MATCHED = 2000, 60
 
 
 def prompts_of(study: Study, one: Training, n: int) -> list[tv.Prompt]:
@@ -77,9 +77,9 @@ def _line(study: Study, first: Training | None, one: Training) -> Stage:
     name = f"path-{one.name}" if first is None else f"between-{first.name}-{one.seed}"
     needs = (f"base-{one.model}", f"tune-{one.name}", *(() if first is None else (f"tune-{first.name}",)))
     points = PATH if first is None else BETWEEN
-    cpu, mib = forward(study, one, len(points), study.size.prompts), SOURCES[one.model].mib
+    cpu, memory = forward(study, one, len(points), study.size.prompts), SOURCES[one.model].memory(2.2, 11)
     work = partial(_write_line, study, first, one, points, study.results(name))
-    return Stage(name, work, cpu, 3 * mib + 1500, 1, study.results(name), needs)
+    return Stage(name, work, cpu, memory, 1, study.results(name), needs)
 
 
 def _write_line(study: Study, first: Training | None, one: Training, points: Sequence[float], out: Path) -> None:
@@ -97,10 +97,10 @@ def _losses(rows: pd.DataFrame, *by: str) -> pd.DataFrame:
 
 def _order(study: Study, one: Training) -> Stage:
     """Whether neurons, heads, gains or bases are written as the base's are."""
-    name, mib = f"align-{one.name}", SOURCES[one.model].mib
+    name, source = f"align-{one.name}", SOURCES[one.model]
     work = partial(_write_order, study, one, study.results(name))
     needs = (f"base-{one.model}", f"tune-{one.name}")
-    return Stage(name, work, 8 + mib / MATCHED, mib + 1500, 1, study.results(name), needs)
+    return Stage(name, work, 8 + source.mib / MATCHED, source.memory(0, 11), 1, study.results(name), needs)
 
 
 def _write_order(study: Study, one: Training, out: Path) -> None:
@@ -156,11 +156,12 @@ def _matched(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trajectory_stage(study: Study, one: Training) -> Stage:
-    name, mib, n = f"trajectory-{one.name}", SOURCES[one.model].mib, one.checkpoints
+    name, source, n = f"trajectory-{one.name}", SOURCES[one.model], one.checkpoints
     points = 1 + n + n * len(INSIDE) + len(INSIDE) + n / 2  # ends, between them, base to last, and tokens
-    cpu = forward(study, one, points, study.size.prompts) + n * mib / ROUNDED
+    cpu = forward(study, one, points, study.size.prompts) + n * source.mib / ROUNDED
     work = partial(_write_trajectory, study, one, study.results(name))
-    return Stage(name, work, cpu, 3 * mib + 1500, 1, study.results(name), (f"base-{one.model}", f"tune-{one.name}"))
+    needs, memory = (f"base-{one.model}", f"tune-{one.name}"), source.memory(3.9, 11)
+    return Stage(name, work, cpu, memory, 1, study.results(name), needs)
 
 
 def _write_trajectory(study: Study, one: Training, out: Path) -> None:

@@ -18,9 +18,9 @@ from studies.real_models.texts import TOKENS
 from studies.real_models.training import Training
 from tv.stats.means import mean_interval
 
-#: Forwards over its prompts that a run takes: 6 nodes of path at 3.5, 24 units grafted and reverted at a half and their
-#: control, and the capture.
-FORWARDS = 21 + 24 + 20 + 6
+#: Forwards over its prompts that a run takes: 5.5 nodes of path at 5.5, 24 units grafted and reverted at a half and
+#: their control, and the capture.
+FORWARDS = 30 + 24 + 20 + 6
 #: What the losses are attributed by: the answer, so that long and short ones count alike.
 METRIC = "target_nll_per_token"
 
@@ -35,7 +35,7 @@ def _causing(study: Study, one: Training) -> Stage:
     cpu = 30 + study.size.prompts * TOKENS[one.domain] * FORWARDS * source.forward + 0.25 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 8 * source.mib + 2000, 25, study.results(stage), (f"tune-{one.name}",), (run,))
+    return Stage(stage, work, cpu, source.memory(8, 3), 25, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _cause(study: Study, one: Training, out: Path) -> None:

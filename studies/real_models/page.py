@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from studies.real_models import figures, texts
+from studies.real_models import figures
 from studies.real_models.answers import activations, claims, moving, program, weights
 from studies.real_models.answers.shown import Tables, markdown
 from studies.real_models.models import SOURCES
@@ -43,7 +43,7 @@ def page(tables: Tables) -> str:
         markdown=markdown,
         sources=SOURCES,
         names=list(dict.fromkeys(tables["weights"].model)),
-        files=texts.FILES,
+        domains=moving.losses(tables).groupby("model", sort=False)["tuned on"].agg(list).to_dict(),
         training={"window": WINDOW, "rates": RATES, "rank": RANK},
         steps=int(tables["training"].step.max()),
         n_measures=len(MEASURES),

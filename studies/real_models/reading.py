@@ -94,9 +94,11 @@ def write(folder: Path, tables: Mapping[str, pd.DataFrame], **of: object) -> Non
 
 def _random(study: Study, one: Training) -> Stage:
     """A random vector, whose norm in every parameter is that of the first fine-tune."""
-    out, mib = study.work / "nulls" / f"{one.model}.safetensors", SOURCES[one.model].mib
+    out, source = study.work / "nulls" / f"{one.model}.safetensors", SOURCES[one.model]
     work = partial(_write_random, study.base(one.model), study.tuned(one), out)
-    return Stage(f"null-{one.model}", work, 5 + mib / 100, 2 * mib, mib, out, (f"tune-{one.name}",))
+    return Stage(
+        f"null-{one.model}", work, 7 + source.mib / 500, source.memory(0, 9), source.mib, out, (f"tune-{one.name}",)
+    )
 
 
 def _write_random(base: Path, tuned: Path, out: Path) -> None:
@@ -114,8 +116,8 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
         needs += [f"tune-{one_step(name).name}", f"null-{name}"]
     stage, source = f"read-{name}-{seed}", SOURCES[name]
     tokens = study.size.prompts * sum(TOKENS[each] for each in study.size.domains[name])
-    cpu = 30 + len(tuned) * (3.6 * tokens * source.forward + WEIGHTS * source.mib)
-    memory, disk = 8 * source.mib + 1500, len(tuned) * tokens * ROWS
+    cpu = 30 + len(tuned) * (4.2 * tokens * source.forward + WEIGHTS * source.mib)
+    memory, disk = source.memory(8, 0), len(tuned) * tokens * ROWS
     work = partial(_read, study, name, seed, tuned, study.results(stage))
     return Stage(
         stage, work, cpu, memory, disk, study.results(stage), tuple(needs), beside=(study.work / "runs" / stage,)

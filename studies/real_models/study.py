@@ -124,11 +124,12 @@ def deep(size: Size) -> list[Training]:
 
 
 def _bases(study: Study) -> list[Stage]:
-    sources = {name: SOURCES[name].mib for name in study.size.names}
-    return [
-        Stage(f"base-{name}", partial(_write_base, study, name), WRITTEN * mib, 4 * mib, mib / 2, study.base(name))
-        for name, mib in sources.items()
-    ]
+    found = []
+    for name in study.size.names:
+        source, work = SOURCES[name], partial(_write_base, study, name)
+        cost, memory, disk = WRITTEN * source.mib, source.memory(2.4, 0), source.mib / 2
+        found.append(Stage(f"base-{name}", work, cost, memory, disk, study.base(name)))
+    return found
 
 
 def _write_base(study: Study, name: str) -> None:
@@ -143,7 +144,7 @@ def training_stage(
     trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * texts.TOKENS[one.domain]
     cost = 5 + trained * source.token + read * source.forward + one.steps * source.update * full
     work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
-    memory = (4 if full else 2) * source.mib + 1200
+    memory = source.memory(4, 7) if full else source.memory(2, 4)
     disk = source.mib * max(1, one.checkpoints) if full else source.mib / 20
     return Stage(f"tune-{one.name}", work, cost, memory, disk, study.tuned(one), needs)
 

@@ -62,7 +62,9 @@ def texts(tmp_path: Path) -> Path:
 @pytest.fixture
 def study(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose models are there already."""
-    demo = models.Source("demo==1", "demo", lambda module, work: module, "a tiny model", "MIT", 8, 0.0002, 0.0001, 0.01)
+    demo = models.Source(
+        "demo==1", "demo", lambda module, work: module, "a tiny model", "MIT", 8, 2000, 0.0002, 0.0001, 0.01
+    )
     monkeypatch.setitem(models.SOURCES, "demo", demo)
     study = Study(SMALLEST, texts, tmp_path / "work")
     tuned = {study.tuned(one): one.domain for one in trainings(SMALLEST)}
