@@ -15,6 +15,7 @@ from studies.real_models.answers.moving import added, transfers
 from studies.real_models.answers.shown import MODULES, Tables, first_metrics, kinds, own_domain
 from studies.real_models.answers.weights import at_epsilon
 from studies.real_models.reading import ONE_STEP, RANDOM
+from studies.real_models.texts import FILES
 
 #: Text stays text, and the same tables give the same file.
 STYLE = {
@@ -162,10 +163,11 @@ def lines(tables: Tables) -> Figure:
     figure, axes = _panels(path.model)
     for axis, (model, of) in zip(axes[0], path.groupby("model", sort=False), strict=True):
         for domain, line in of.groupby("domain", sort=False):
-            axis.plot(line.alpha, line.value - line.value[line.alpha == 0].iloc[0], ".-", label=domain)
+            change, colour = line.value - line.value[line.alpha == 0].iloc[0], f"C{[*FILES].index(domain)}"
+            axis.plot(line.alpha, change, ".-", color=colour, label=domain)
         axis.axvline(1, color=GREY, lw=0.8)
         axis.set(title=model, xlabel="α", ylabel="change in loss, nats a token")
-    axes[0][0].legend(fontsize=7)
+        axis.legend(fontsize=7)
     return figure
 
 
@@ -211,7 +213,8 @@ def _grid(axis: Any, grid: pd.DataFrame, title: str) -> None:
     axis.imshow(grid, cmap="RdBu_r", vmin=-top, vmax=top)
     for i, j in np.ndindex(grid.shape):
         value = grid.iloc[i, j]
-        axis.text(j, i, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=7)
+        colour = "white" if abs(value) > 0.7 * top else "black"
+        axis.text(j, i, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=7, color=colour)
     axis.set_xticks(range(grid.shape[1]), grid.columns, rotation=30, ha="right")
     axis.set_yticks(range(grid.shape[0]), grid.index)
     axis.set(title=title, xlabel="texts of", ylabel="tuned on")

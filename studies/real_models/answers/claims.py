@@ -113,8 +113,8 @@ def _combined(tables: Tables, model: str) -> str:
     worse, better = (found.interference_lo > 0).sum(), (found.interference_hi < 0).sum()
     seeds = found.seed.nunique()
     return (
-        f"of {len(found) // seeds} ordered pairs in {seeds} seeds, the other's T clearly lowers a loss {better} times "
-        f"and raises it {worse} times"
+        f"of {len(found)} ordered pairs ({len(found) // seeds} a seed), "
+        f"the other's T clearly lowers a loss {better} times and raises it {worse} times"
     )
 
 
