@@ -142,4 +142,4 @@ def test_a_claim_says_what_was_found(better: bool) -> None:
     asked = pd.DataFrame({"model": ["one"], "task": ["ifeval"], "n": [8]})
     said = claims._needed({"returned": returned, "negation": asked}, "one")
     assert said.startswith("of 8 instructions")
-    assert ("0.75 → 0.25" in said) == better and "(random: 0.75)" in said
+    assert ("6 → 2" in said) == better and "(random: 6)" in said

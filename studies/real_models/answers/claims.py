@@ -16,40 +16,46 @@ _Found = Callable[[Tables, str], str]
 
 def claims(tables: Tables) -> pd.DataFrame:
     """A row a claim: what the source reports, what is found in every model, and what has to stand beside it."""
-    said: tuple[tuple[str, str, _Found, str], ...] = (
+    said: tuple[tuple[str, str, str, _Found, str], ...] = (
         (
             "Weights are similar",
             "base and tuned weights are more than 99.9 % alike",
+            "yes, and so are those of a random T",
             _similar,
-            "‖T‖ itself: a cosine above 0.999 says no more than that ‖T‖/‖W‖ is below 4.5 %",
+            "‖T‖ itself: a cosine above 0.999 says no more than that T at right angles to W is below 4.5 % of ‖W‖",
         ),
         (
             "A small subspace",
             "a small subset of the representational subspace is modified",
+            "SSA does not show it",
             _subset,
             "SSA's null: a T without direction has nearly the same values, and their order",
         ),
         (
             "Activations are preserved",
             "gate patterns of both models are nearly the same",
+            "beside chance yes, beside a random T no",
             _preserved,
             "other texts than the domain's, a random T of the same norms, and what rounding alone does",
         ),
         (
             "Tuning vectors are needed",
             "without T, instruction following and the quality of what is written fall",
+            "what was learnt is lost; of instructions nothing can be told",
             _needed,
             "a random vector of T's norms taken away in its place, and hundreds of items",
         ),
         (
             "Vectors add up",
             "vectors of several domains together generalise better",
+            "no: a second vector costs more often than it helps",
             _combined,
             "each vector alone on the same texts, and a random vector as the second",
         ),
         (
             "MLPs write, attention amplifies",
             "T writes new directions in MLPs and amplifies those that are there in attention",
+            "no: attention writes new ones too, and gate does not",
             _written,
             "the share that chance leaves outside the pretrained directions, on activations and not on T alone",
         ),
@@ -59,10 +65,10 @@ def claims(tables: Tables) -> pd.DataFrame:
             {
                 "claim": claim,
                 "the source reports": reports,
-                "here": _each(tables, found),
+                "here": f"**{holds}.** {_each(tables, found)}",
                 "what it takes to see it": needed,
             }
-            for claim, reports, found, needed in said
+            for claim, reports, holds, found, needed in said
         ]
     )
 
@@ -75,7 +81,7 @@ def _each(tables: Tables, found: _Found) -> str:
 
 def _similar(tables: Tables, model: str) -> str:
     weights = kinds(tables["weights"].query("model == @model"))
-    of = weights[weights.kind.isin(["full", "lora"])]
+    of = weights[weights.kind == "full"]
     random = weights[weights.kind == RANDOM]
     size = spread(100 * moved(of), 2)
     least = f"{100 - 100 * of.apart.max():.3f} % (with a random T {100 - 100 * random.apart.max():.3f} %)"
@@ -86,7 +92,8 @@ def _subset(tables: Tables, model: str) -> str:
     at = at_epsilon(tables["alignment"].query("model == @model"))
     of = at[(at.kind == "full") & (at.side == "left")].groupby("module")[["ssa", "ssa_null", "kappa"]].mean()
     rho = of.ssa.corr(of.ssa_null, method="spearman")
-    return f"ρ of SSA and its null over modules is {signed(rho, 2)}; κ, what is left, is {spread(of.kappa, 2)}"
+    left = f"κ, what is left, is {spread(of.kappa, 2)}"
+    return f"on the output side ρ of SSA and its null over modules is {signed(rho, 2)}; {left}"
 
 
 def _preserved(tables: Tables, model: str) -> str:
@@ -100,12 +107,16 @@ def _preserved(tables: Tables, model: str) -> str:
 def _needed(tables: Tables, model: str) -> str:
     returned = tables["returned"].query("model == @model and task == 'ifeval'")
     of, random = (returned[(returned.vector == vector)].groupby("domain").first() for vector in ("T", "random"))
+    asked = tables["negation"].query("model == @model and task == 'ifeval'").n.max()
+
+    def of_asked(share: float) -> int:
+        return round(asked * share)
+
     gaps = [
-        f"{name}: {signed(row.value_0, 2)} → {signed(row.value_1, 2)} (random: {signed(random.value_1[name], 2)})"
+        f"{name}: {of_asked(row.value_0)} → {of_asked(row.value_1)} (random: {of_asked(random.value_1[name])})"
         for name, row in of.iterrows()
     ]
-    asked = tables["negation"].query("model == @model and task == 'ifeval'").n.max()
-    return f"of {asked} instructions, the share followed with T and without, tuned on " + ", ".join(gaps)
+    return f"of {asked} instructions, those followed with T and without, tuned on " + ", ".join(gaps)
 
 
 def _combined(tables: Tables, model: str) -> str:
@@ -114,7 +125,7 @@ def _combined(tables: Tables, model: str) -> str:
     seeds = found.seed.nunique()
     return (
         f"of {len(found)} ordered pairs ({len(found) // seeds} a seed), "
-        f"the other's T clearly lowers a loss {better} times and raises it {worse} times"
+        f"the other's T clearly lowers the loss of {better} and raises that of {worse}"
     )
 
 

@@ -203,7 +203,7 @@ def trajectory(tables: Tables) -> pd.DataFrame:
             {
                 "model": one.model,
                 "step": int(one.step),
-                "‖T‖/‖W‖, %": f"{100 * one.relative_norm:.3f}",
+                "‖T‖/‖θ‖, %": f"{100 * one.relative_norm:.3f}",
                 "length / distance": f"{one.straightness:.2f}",
                 "of a random walk": f"{one.straightness_walk:.2f}",
                 "cosine with the last T": f"{one.cosine_last:.2f}",
