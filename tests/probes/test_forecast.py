@@ -7,11 +7,13 @@ import pytest
 
 import probes
 from probes import forecast as module
+from probes.attribution.metric import answerable
 from probes.capture import final_answers
-from probes.forecast import Stage, forecast
+from probes.forecast import Stage, attribution_work, forecast
 from probes.trial import Pace
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 from tv.errors import CheckpointError
+from tv.prompts.encoding import padded_tokens, positions
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,24 @@ def test_what_is_not_asked_for_takes_nothing(suite: Path) -> None:
     assert less["capture"].cpu < whole["capture"].cpu
     few = _told(suite, settings={"attribute": {"methods": ["graft"], "curves": False, "controls": []}})
     assert few["attribute"].cpu < 0.7 * whole["attribute"].cpu
+
+
+def test_the_unembedding_is_never_skipped(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies before a swap is; so a model whose logits take long has longer grafts, at answers alone."""
+    job = probes.prepare(suite, out=suite.parent / "none")
+    work = {step.name: step for step in attribution_work(job.suite, job.pairs[0].base.architecture, len(job.encoded))}
+    assert 0 < work["graft component"].blocks < work["graft component"].logits
+    told = []
+    for row in (0.0, 0.1, 0.2):
+        monkeypatch.setattr(module, "row_of_logits", lambda *_, row=row: Pace(row, row))
+        monkeypatch.setattr(module, "_token", lambda *_: Pace(1.0, 1.0))
+        told.append(_told(suite)["attribute"].cpu)
+    assert job.suite.attribute is not None
+    usable = answerable(job.encoded, job.suite.attribute.metric)
+    rows = sum(len(positions(item, "target")) for item in usable)
+    padded = padded_tokens(usable, job.suite.batch_size, True)
+    blocks, logits = (sum(getattr(step, part) for step in work.values()) for part in ("blocks", "logits"))
+    assert told == pytest.approx([padded * blocks * (1 - row) + rows * logits * row for row in (0.0, 0.1, 0.2)])
 
 
 def test_what_other_processes_do_is_told_with_their_beginning(suite: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from studies.real_models import texts
+from studies.real_models.__main__ import main
 from studies.real_models.study import SIZES, Study, of_models, within
 from studies.real_models.training import Training, losses, train
 from tv.checkpoints.live import load_model, load_tokenizer
@@ -80,3 +81,9 @@ def test_a_study_can_be_of_one_of_its_models() -> None:
     assert one.names == ("gemma3",) and one.steps == both.steps
     with pytest.raises(InputError, match="this budget has smollm2, gemma3"):
         of_models(both, ["llama"])
+
+
+def test_a_model_that_no_budget_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--data", str(tmp_path), "--budget", "5h", "--work", str(tmp_path / "work"), "--models", "llama"]
+    assert main(asked) == 2 and not (tmp_path / "work").exists()
+    assert capsys.readouterr().err == "error: --models llama: this budget has smollm2, gemma3\n"
