@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
@@ -34,9 +35,8 @@ from probes.planning import curve_sets, memory_of
 from probes.reporting.prompts import SHOWN
 from probes.store.table import size_text
 from probes.suite import Suite
-from probes.trial import NOTHING, Pace, row_of_logits, some_of, timed, tried
+from probes.trial import NOTHING, Pace, some_of, timed, tried
 from tv.architecture.anatomy import Architecture, Module
-from tv.architecture.trunk import ends_of
 from tv.errors import InputError
 from tv.evaluation.greedy import TOGETHER, groups_of
 from tv.measures.declared import TABLES
@@ -303,40 +303,47 @@ def attribution_work(suite: Suite, architecture: Architecture, prompts: int) -> 
 
 @dataclass(frozen=True)
 class _Forward:
-    """What a forward pass of either model takes: a token in all blocks, a row of logits; and one more token."""
+    """What a forward pass of either model takes: a token with its logits, these alone; and one more token."""
 
-    block: Pace
+    token: Pace
     logits: Pace
     step: Pace
 
     @property
-    def token(self) -> Pace:
-        """A token with its logits."""
-        return self.block + self.logits
+    def block(self) -> Pace:
+        """A token in all blocks."""
+        return self.token.without(self.logits)
 
 
 def _forward(job: Job) -> _Forward:
     """Of the models of the first pair."""
     pair = job.models.pair(job.pairs[0].name)
-    _, unembed = ends_of(pair.base)
-    logits = row_of_logits(pair.base, unembed, pair.architecture.d_model)
-    return _Forward(_token(job, pair).without(logits), logits, _step(job, pair))
+    return _Forward(*_token(job, pair), _step(job, pair))
 
 
 def _tried(job: Job) -> _Forward:
     """Of a model of the base's configuration, where the models themselves are not in this process."""
     device = job.compute.tensor_device
     trial = tried(job.pairs[0].base, job.encoded, job.suite.batch_size, job.compute.dtype, device)
-    return _Forward(trial.token, trial.logits, trial.step)
+    return _Forward(trial.token + trial.logits, trial.logits, trial.step)
 
 
-def _token(job: Job, pair: Pair) -> Pace:
-    """A token of the prompts, with its logits."""
+def _token(job: Job, pair: Pair) -> tuple[Pace, Pace]:
+    """A token of the prompts with its logits, and these alone."""
     some = some_of(job.encoded, job.suite.batch_size)
     [batch] = batches(some, len(some), pair.pad_id)
     both = partial(_both, pair, lambda model: answers(model, batch))
-    both()  # the first call of a process is slower
-    return timed(both).times(0.5 / sum(len(item.ids) for item in some))
+    unembed, read = pair.base.get_submodule(pair.architecture.unembed), list[Tensor]()
+    hook = unembed.register_forward_pre_hook(lambda _, given: read.extend(given[:1]))
+    try:
+        both()  # the first call of a process is slower
+    finally:
+        hook.remove()
+    token = timed(both).times(0.5 / sum(len(item.ids) for item in some))
+    if not read:  # it takes what it reads by keyword
+        return token, NOTHING
+    with torch.inference_mode():
+        return token, timed(lambda: unembed(read[0])).times(read[0].shape[-1] / read[0].numel())
 
 
 def _step(job: Job, pair: Pair) -> Pace:

@@ -97,20 +97,16 @@ def tried(checkpoint: Checkpoint, encoded: Sequence[Encoded], most: int, dtype: 
         _blocks(model, architecture, ids[:, :2])  # the first call of a process is slower
         token = _blocks(model, architecture, ids)
         step = _blocks(model, architecture, ids[:, :1])
-        logits = row_of_logits(model, model.get_submodule(architecture.unembed), architecture.d_model)
+        unembed = model.get_submodule(architecture.unembed)
+        rows = torch.zeros(_ROWS, architecture.d_model, dtype=model.dtype, device=device)
+        with torch.inference_mode():
+            timed(lambda: unembed(rows[:1]))
+            logits = timed(lambda: unembed(rows)).times(1 / _ROWS)
     except InputError:
         raise
     except Exception as error:  # a class may need anything that is not there
         raise CheckpointError(f"{checkpoint.source}: no forward pass can be tried: {first_line(error)}") from error
     return Trial(token.times(1 / ids.numel()), step + logits.times(len(some)), logits)
-
-
-def row_of_logits(model: PreTrainedModel, unembed: nn.Module, d_model: int) -> Pace:
-    """What the unembedding of a model takes for a place."""
-    rows = torch.zeros(_ROWS, d_model, dtype=model.dtype, device=model.device)
-    with torch.inference_mode():
-        timed(lambda: unembed(rows[:1]))
-        return timed(lambda: unembed(rows)).times(1 / _ROWS)
 
 
 def _blocks(model: PreTrainedModel, architecture: Architecture, ids: torch.Tensor) -> Pace:

@@ -76,8 +76,7 @@ def test_the_unembedding_is_never_skipped(suite: Path, monkeypatch: pytest.Monke
     assert 0 < work["graft component"].blocks < work["graft component"].logits
     told = []
     for row in (0.0, 0.1, 0.2):
-        monkeypatch.setattr(module, "row_of_logits", lambda *_, row=row: Pace(row, row))
-        monkeypatch.setattr(module, "_token", lambda *_: Pace(1.0, 1.0))
+        monkeypatch.setattr(module, "_token", lambda *_, row=row: (Pace(1.0, 1.0), Pace(row, row)))
         told.append(_told(suite)["attribute"].cpu)
     assert job.suite.attribute is not None
     usable = answerable(job.encoded, job.suite.attribute.metric)
