@@ -154,8 +154,7 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 
 def padded_tokens(encoded: Sequence[Encoded], batch_size: int, padded: bool) -> int:
     """Tokens of these prompts with what fills their batches; not `padded`, each batch is of one length."""
-    read = batches(encoded, batch_size, 0 if padded else -1)
-    return sum(len(batch.encoded) * max(len(item.ids) for item in batch.encoded) for batch in read)
+    return sum(batch.input_ids.numel() for batch in batches(encoded, batch_size, 0 if padded else -1))
 
 
 def positions(encoded: Encoded, which: Positions) -> range:
