@@ -110,11 +110,11 @@ def _write_order(study: Study, one: Training, out: Path) -> None:
 
 def _control(study: Study, one: Training) -> Stage:
     """A tuned model written differently: what is found between base and it, and the barrier between it and itself."""
-    name, mib = f"rewritten-{one.model}", SOURCES[one.model].mib
+    name, source = f"rewritten-{one.model}", SOURCES[one.model]
     work = partial(_write_control, study, one, study.results(name))
-    cpu = forward(study, one, len(BETWEEN), study.size.prompts) + 2 * mib / MATCHED
+    cpu = forward(study, one, len(BETWEEN), study.size.prompts) + 2 * source.mib / MATCHED
     needs = (f"base-{one.model}", f"tune-{one.name}")
-    return Stage(name, work, cpu, 5 * mib + 1500, 1, study.results(name), needs)
+    return Stage(name, work, cpu, source.memory(3, 10), 1, study.results(name), needs)
 
 
 def _write_control(study: Study, one: Training, out: Path) -> None:
@@ -195,10 +195,10 @@ def _write_trajectory(study: Study, one: Training, out: Path) -> None:
 
 def _loras(study: Study, full: Training) -> list[Stage]:
     """LoRA with a frozen A from T of a full fine-tune of the same texts, or from elsewhere, at equal budget."""
-    base, mib, name = study.base(full.model), SOURCES[full.model].mib, f"starts-{full.name}"
+    base, source, name = study.base(full.model), SOURCES[full.model], f"starts-{full.name}"
     starts = study.work / "starts" / full.name
     work, needs = partial(_write_starts, study, full, starts), (f"base-{full.model}", f"tune-{full.name}")
-    found = [Stage(name, work, 15 + mib / DECOMPOSED, 2 * mib + 1500, 60, starts, needs)]
+    found = [Stage(name, work, 15 + source.mib / DECOMPOSED, source.memory(1, 9), 60, starts, needs)]
     lora = replace(full, method="lora", checkpoints=0)
     tunes = {
         (start, seed): replace(lora, seed=seed, adapter=start) for start, seed in product(STARTS, study.size.seeds)

@@ -85,7 +85,7 @@ def _stage(study: Study, way: str) -> Stage:
     cpu = (1 + WAYS[way].starts) * START + FORWARDS * tokens * source.forward
     needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain", one.model)])]
     work = partial(_write_way, study, way, study.results(name))
-    return Stage(name, work, cpu, 3 * source.mib + 1500, 1, study.results(name), tuple(needs))
+    return Stage(name, work, cpu, source.memory(2, 7), 1, study.results(name), tuple(needs))
 
 
 def _name(way: str, model: str) -> str:
