@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tv.prompts.encoding import Batch, Encoded
+from tv.prompts.read_logits import ReadLogits
 
 #: How a suite names a metric that is a finding: `discovered:PART/READING`.
 DISCOVERED = "discovered:"
@@ -30,12 +31,11 @@ class Finding:
         """The places of a prompt."""
         return self.places[item.prompt.id]
 
-    def along(self, logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    def along(self, logits: Float[Tensor, "batch pos vocab"] | ReadLogits, batch: Batch) -> Float[Tensor, " batch"]:
         """Σ weight × (logit − mean over the vocabulary), a mean over each prompt's places."""
-        ids = torch.from_numpy(self.tokens).to(logits.device)
-        weights = torch.from_numpy(self.weights).to(logits.device, torch.float64)
-        found = []
+        found, ids = [], torch.from_numpy(self.tokens)
         for row, item in zip(logits, batch.encoded, strict=True):
             read = row[list(self.reads(item)), : self.vocab].double()
-            found.append(((read[:, ids] - read.mean(1, keepdim=True)) @ weights).mean())
+            weights = torch.from_numpy(self.weights).to(read)
+            found.append(((read[:, ids.to(read.device)] - read.mean(1, keepdim=True)) @ weights).mean())
         return torch.stack(found)

@@ -188,7 +188,7 @@ class Integrand:
     ) -> None:
         """Most positions' logits are never read, and of many metrics those of two words alone."""
         at = self.read
-        delta, x = delta[at], x[at]
+        delta, x = delta[0] if self.metric.alone else delta[at], x[at]
         some = delta.ne(0).any(0).nonzero()[:, 0]
         words = some if len(some) <= MOST * delta.shape[1] else slice(None)
         tokens = delta.new_zeros(self.shape)

@@ -7,6 +7,7 @@ attention writes, and the MLP only there; their products give 0 elsewhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,18 +41,25 @@ def alone(architecture: Architecture) -> tuple[str, ...]:
 
 
 def shortened(metric: Metric, pair: Pair, batch: Batch) -> Metric:
-    """The metric with the last block read where it reads, if that is the same for both models on these prompts."""
-    paths = alone(pair.architecture)
-    if metric.reads is None or not paths or any(map(is_streamed, pair.models)):
+    """The metric with last block and logits made where it reads, if that is the same for both models on these prompts.
+
+    If only one of the two is, only that.
+    """
+    if metric.reads is None or any(map(is_streamed, pair.models)):
         return metric
-    short = replace(metric, last=paths)
+    last, logits = {"last": alone(pair.architecture)}, {"alone": metric.by_position}
+    ways = [replace(metric, **way) for way in (last | logits, logits, last)]
+    with torch.inference_mode():
+        whole = [metric.of(model, batch) for model in pair.models]
+        return next((short for short in ways if short == metric or _is_same(short, pair, batch, whole)), metric)
+
+
+def _is_same(metric: Metric, pair: Pair, batch: Batch, wanted: Sequence[Tensor]) -> bool:
     try:
-        with torch.inference_mode():
-            same = all(_near(short.of(model, batch), metric.of(model, batch)) for model in pair.models)
+        return all(_near(metric.of(model, batch), of_all) for model, of_all in zip(pair.models, wanted, strict=True))
     except Exception as error:  # what calls a product otherwise may raise anything
-        logging.getLogger(__name__).info("the last block is read everywhere: %s", first_line(error))
-        return metric
-    return short if same else metric
+        logging.getLogger(__name__).info("read everywhere: %s", first_line(error))
+        return False
 
 
 def _near(found: Tensor, wanted: Tensor) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,19 +27,22 @@ from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
 from tv.prompts.files import Prompt
 from tv.prompts.metric import METRICS, parting
+from tv.prompts.read_logits import ReadLogits
 from tv.runtime.common_rows import common_rows
 
 #: The positions of a prompt that a metric reads.
 Reads = Callable[[Encoded], Sequence[int]]
-Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " batch"]]
+Logits: TypeAlias = Float[Tensor, "batch pos vocab"] | ReadLogits
+Values = Callable[[Any, Batch], Float[Tensor, " batch"]]  # of Logits; of a user's metric, of the tensor
 
 
 @dataclass(frozen=True)
 class Metric:
     """`values` gives one number per prompt, NaN where it has none; `smooth` says whether its gradient is meaningful.
 
-    `reads` gives the positions whose logits it reads; None: it may read any. `last` are products of the last block that
-    are made at these alone; see `probes.attribution.last_block`.
+    `reads` gives the positions whose logits it reads; None: it may read any. `by_position` says that it only takes
+    logits at these out. `last` are products of the last block that are made at these alone, and with `alone` no logits
+    are there but these; see `probes.attribution.last_block`.
     """
 
     name: str
@@ -46,19 +50,20 @@ class Metric:
     smooth: bool = True
     reads: Reads | None = None
     finding: Finding | None = None  # that it reads, of a discovery
+    by_position: bool = False
     last: tuple[str, ...] = ()
+    alone: bool = False
 
     def of(self, model: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"]:
         """The metric of every prompt of a batch, from one forward pass."""
         return self.values(self.logits(model, batch), batch)
 
-    def logits(self, model: PreTrainedModel, batch: Batch, **inputs: Tensor) -> Float[Tensor, "batch pos vocab"]:
+    def logits(self, model: PreTrainedModel, batch: Batch, **inputs: Tensor) -> Logits:
         """The logits of one forward pass, with nothing computed behind the last attention that is not read."""
-        if not self.last:
-            return answers(model, batch, self.reads, **inputs)
-        at = positions_read(batch, self.reads).flatten().nonzero()[:, 0].to(model.device)
-        with only_at(model, self.last, at):
-            return answers(model, batch, self.reads, **inputs)
+        read = positions_read(batch, self.reads)
+        with only_at(model, self.last, read.flatten().nonzero()[:, 0].to(model.device)) if self.last else nullcontext():
+            logits = answers(model, batch, self.reads, self.alone, **inputs)
+        return ReadLogits(logits[0], read) if self.alone else logits
 
 
 def require_metric(name: str) -> None:
@@ -104,24 +109,26 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch], findi
     """
     if name in METRICS:
         registered = METRICS[name]
-        return Metric(name, partial(metric_values, registered), registered.smooth, registered.reads)
+        values = partial(metric_values, registered)
+        return Metric(name, values, registered.smooth, registered.reads, by_position=registered.by_position)
     if name == "first_divergence":
-        return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=parting)
+        return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=parting, by_position=True)
     if finding is not None and len(finding.tokens):
-        return Metric(name, finding.along, reads=finding.reads, finding=finding)
+        return Metric(name, finding.along, reads=finding.reads, finding=finding, by_position=True)
     if name == "kl" or finding is not None:
         reads = _predicting if finding is None else finding.reads
-        return Metric(name, partial(_kl, _reference(tuned, batches, reads), reads), reads=reads, finding=finding)
+        values = partial(_kl, _reference(tuned, batches, reads), reads)
+        return Metric(name, values, reads=reads, finding=finding, by_position=True)
     if not OWN_METRIC.fullmatch(name):
         raise RunError(f"attribution: no metric {name!r}{choices(name, metric_names())}, and module:function")
     return Metric(name, partial(_checked, name, _imported(name)))
 
 
-def _kl(reference: Mapping[str, Tensor], reads: Reads, logits: Tensor, batch: Batch) -> Tensor:
+def _kl(reference: Mapping[str, Tensor], reads: Reads, logits: Logits, batch: Batch) -> Tensor:
     divergences = []
     for row, item in zip(logits, batch.encoded, strict=True):
-        wanted = reference[item.prompt.id].to(row.device)
-        wanted, given = common_rows(wanted, row[list(reads(item))], dim=-1)
+        given = row[list(reads(item))]
+        wanted, given = common_rows(reference[item.prompt.id].to(given.device), given, dim=-1)
         p, q = wanted.log_softmax(-1), given.double().log_softmax(-1)
         divergences.append((p.exp() * (p - q)).sum(-1).mean())
     return torch.stack(divergences)
@@ -146,21 +153,25 @@ def _predicting(item: Encoded) -> list[int]:
 
 
 def answers(
-    model: PreTrainedModel, batch: Batch, reads: Reads | None = None, **inputs: Tensor
+    model: PreTrainedModel, batch: Batch, reads: Reads | None = None, alone: bool = False, **inputs: Tensor
 ) -> Float[Tensor, "batch pos vocab"]:
     """The logits of one forward pass; 0 at positions that are not among `reads`, where the unembedding is not run.
 
-    Of a streamed model all: forward passes that take turns would put their own in its place, one over the other.
+    With `alone` those at `reads` are one row, prompt by prompt, and no others are there. Of a streamed model all:
+    forward passes that take turns would put their own in its place, one over the other.
     """
     ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    with nullcontext() if reads is None or is_streamed(model) else unembedding(model, batch, reads):
+    with nullcontext() if reads is None or is_streamed(model) else unembedding(model, batch, reads, alone):
         logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).logits
     return logits
 
 
 @contextmanager
-def unembedding(model: PreTrainedModel, batch: Batch, reads: Reads | None) -> Iterator[None]:
-    """Run the unembedding at some positions only: with a large vocabulary, it is much of a small model's work."""
+def unembedding(model: PreTrainedModel, batch: Batch, reads: Reads | None, alone: bool = False) -> Iterator[None]:
+    """Run the unembedding at some positions only: with a large vocabulary, it is much of a small model's work.
+
+    With `alone` it gives these in one row; else they are where they belong, and 0 elsewhere.
+    """
     if reads is None:
         yield
         return
@@ -170,9 +181,8 @@ def unembedding(model: PreTrainedModel, batch: Batch, reads: Reads | None) -> It
 
     def forward(x: Tensor) -> Tensor:
         in_memory(head)
-        at = wanted.to(x.device)
-        logits: Tensor = run(x[at])
-        return logits.new_zeros(*x.shape[:-1], logits.shape[-1]).index_put((at,), logits)
+        logits: Tensor = run(x[wanted.to(x.device)])
+        return logits[None] if alone else ReadLogits(logits, wanted).among_zeros()
 
     head.forward = forward
     try:

@@ -29,6 +29,7 @@ from probes.attribution.waiting import FILED, IN_MEMORY, Waiting
 from tv.architecture.anatomy import Architecture
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded
+from tv.prompts.read_logits import ReadLogits
 
 #: What a variant changes, by level: −1 before the blocks, a block's layer, n_layers behind them.
 Levels = Mapping[int, Any]
@@ -164,16 +165,17 @@ def _of(tensors: Tensors, level: int, change: Any) -> Mapping[str, Tensor]:
 
 
 def _values(logits: Float[Tensor, "rows k vocab"], pack: Pack, metric: Metric) -> Floats:
-    """(rows, prompts). The metric is given a prompt's logits where they belong, and 0 at all other positions."""
+    """(rows, prompts). The metric is given a prompt's logits where they belong; others are 0, or not there."""
     columns = []
     for item, (places, indices) in zip(pack.encoded, pack.places, strict=True):
         n = max(len(item.ids), places[-1] + 1)
-        several = max(1, _LOGITS // (n * logits.shape[-1]))
+        several = max(1, _LOGITS // ((len(places) if metric.by_position else n) * logits.shape[-1]))
         found = []
         for some in logits[:, list(indices)].split(several):
-            whole = logits.new_zeros(len(some), n, logits.shape[-1])
-            whole[:, list(places)] = some
-            found.append(metric.values(whole, _repeated(item, len(some))))
+            at = torch.zeros(len(some), n, dtype=torch.bool)
+            at[:, list(places)] = True
+            read = ReadLogits(some.flatten(0, 1), at)
+            found.append(metric.values(read if metric.by_position else read.among_zeros(), _repeated(item, len(some))))
         columns.append(torch.cat(found))
     return torch.stack(columns, 1).double().cpu().numpy()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from probes.attribution.forwards import Floats, Model
+from probes.attribution.metric import Logits
 from probes.attribution.work import Work
 from probes.capture.editing import edited
 from probes.capture.skipping import recording, skipping
@@ -152,7 +153,7 @@ def _marked(batch: Batch, rows: NDArray[np.bool_], where: Positions) -> Bool[Ten
     return at
 
 
-def _log_probs(work: Work, logits: Tensor, batch: Batch) -> list[Tensor]:
+def _log_probs(work: Work, logits: Logits, batch: Batch) -> list[Tensor]:
     """By prompt, the log probabilities at the positions that the metric reads."""
     reads = work.metric.reads or _predicting
     return [row[list(reads(item))].double().log_softmax(-1) for row, item in zip(logits, batch.encoded, strict=True)]

@@ -18,6 +18,7 @@ from tv.prompts.encoding import Batch, Encoded, Prompt, PromptSet, batches, enco
 from tv.prompts.files import Prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.prompts.placeholders import require_text
+from tv.prompts.read_logits import ReadLogits
 from tv.prompts.template import place
 from tv.runtime.common_rows import common_rows
 
@@ -52,7 +53,7 @@ def metrics(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> dict[str,
 
 
 def metric_values(
-    metric: BehaviourMetric, logits: Float[Tensor, "batch pos vocab"], batch: Batch
+    metric: BehaviourMetric, logits: Float[Tensor, "batch pos vocab"] | ReadLogits, batch: Batch
 ) -> Float[Tensor, " batch"]:
     """One metric of every prompt, float64; NaN where the prompt lacks what the metric needs."""
     values = torch.full((len(batch.encoded),), float("nan"), dtype=torch.float64)

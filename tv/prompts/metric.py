@@ -35,6 +35,7 @@ class BehaviourMetric:
     needs: Needs = "target"
     smooth: bool = True  # whether its gradient is meaningful
     reads: Callable[[Encoded], Sequence[int]] | None = None  # the positions it looks at; None: any
+    by_position: bool = False  # whether it only takes logits at those out: then it need not be given any others
     matters: float = 0.0  # the smallest mean change that matters, in its unit; 0: any does
 
     def has(self, item: Encoded) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tv.prompts.encoding import Encoded
 
 
-@metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering, matters=0.05)
+@metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering, by_position=True, matters=0.05)
 def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
     """−log p(target | text), nats, summed over the target's tokens."""
     return _token_nll(logits, item).sum()
@@ -26,6 +26,7 @@ def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
     better=True,
     needs="foil",
     reads=parting,
+    by_position=True,
     matters=0.1,
 )
 def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
@@ -41,6 +42,7 @@ def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
     better=True,
     smooth=False,
     reads=answering,
+    by_position=True,
     matters=0.02,
 )
 def exact_match(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
@@ -50,7 +52,13 @@ def exact_match(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tens
 
 
 @metric(
-    "target_nll_per_token", words="NLL per token", unit="nats per token", better=False, reads=answering, matters=0.02
+    "target_nll_per_token",
+    words="NLL per token",
+    unit="nats per token",
+    better=False,
+    reads=answering,
+    by_position=True,
+    matters=0.02,
 )
 def target_nll_per_token(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
     """−log p(target | text), nats, mean over the target's tokens, so that long answers count as much as short ones."""
@@ -64,6 +72,7 @@ def target_nll_per_token(logits: Float[Tensor, "pos vocab"], item: Encoded) -> F
     better=True,
     smooth=False,
     reads=answering,
+    by_position=True,
     matters=0.02,
 )
 def token_accuracy(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
