@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from probes.attribution.attributor import require_precision, steps
 from probes.attribution.curves import sizes_tried
 from probes.attribution.integrand import KEPT
-from probes.attribution.metric import require_answers, require_metric
+from probes.attribution.metric import Reads, read_by, require_answers, require_metric
 from probes.attribution.scores import SCORES
 from probes.attribution.units import components
 from probes.capture.estimate import estimate
@@ -239,17 +240,31 @@ def memory_of(
     several = _most(encoded, 4 * suite.batch_size)
     kept = architecture.d_model * architecture.n_layers  # every block's output, to skip the blocks before a swap
     copied = weights if suite.attribute.controls else 0
-    yield "attribution of a batch", copied + several * (kept + block + architecture.vocab_size) * size
+    rows = partial(_most_logits, encoded, reads=read_by(suite.attribute.metric))
+    activations = several * (kept + block) + rows(4 * suite.batch_size) * architecture.vocab_size
+    yield "attribution of a batch", copied + activations * size
     if "path" in suite.attribute.methods:
         saved = _COPIES * sum(_widths(architecture, experts_per_token(base.config)))
         # θ(α) beside both models, and T: of all that moved, or where that is much, of one matrix after the other.
         step = weights if weights <= KEPT else size * max(math.prod(m.shape) for m in architecture.modules)
-        yield "path", weights + step + _most(encoded, suite.batch_size) * (saved + architecture.vocab_size) * size
+        activations = _most(encoded, suite.batch_size) * saved + rows(suite.batch_size) * architecture.vocab_size
+        yield "path", weights + step + activations * size
 
 
 def _most(encoded: Sequence[Encoded], batch_size: int) -> int:
     """Tokens of the largest batch, padding included."""
     return max(batch.input_ids.numel() for batch in batches(encoded, batch_size, 0))
+
+
+def _most_logits(encoded: Sequence[Encoded], batch_size: int, reads: Reads | None) -> int:
+    """Rows of logits of the largest batch: of all its tokens, or twice those that are read where only these are made.
+
+    Then their probabilities, which a metric makes of them, are as many.
+    """
+    if reads is None:
+        return _most(encoded, batch_size)
+    several = batches([item for item in encoded if len(reads(item))], batch_size, 0)
+    return max((2 * sum(len({*reads(item)}) for item in batch.encoded) for batch in several), default=0)
 
 
 def _widths(architecture: Architecture, per_token: int) -> list[int]:

@@ -97,6 +97,13 @@ def _unanswerable(metric: str, prompts: Sequence[Prompt]) -> RunError:
     )
 
 
+def read_by(name: str) -> Reads | None:
+    """The positions at which a metric takes logits, where it needs no others; None where that is not known by name."""
+    if name in METRICS:
+        return METRICS[name].reads if METRICS[name].by_position else None
+    return {"kl": _predicting, "first_divergence": parting}.get(name)
+
+
 def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch], finding: Finding | None = None) -> Metric:
     """The metric of this name on these prompts.
 

@@ -199,6 +199,17 @@ def test_path_holds_what_it_integrates_along(tmp_path: Path, monkeypatch: pytest
     assert plan.memory["path"] > 2 * weights and less.memory["path"] > weights + largest
 
 
+def test_logits_are_counted_where_the_metric_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One position a prompt, and its probabilities; of a metric that may read any, all tokens."""
+    methods = {"methods": ["path"], "metric": "logit_diff", "controls": []}
+    suite = write_suite(tmp_path, *build_pair(tmp_path), batch_size=1, attribute=methods)
+    read = probes.plan(suite)
+    monkeypatch.setattr("probes.planning.read_by", lambda _metric: None)
+    whole, longest = probes.plan(suite), max(len(item.ids) for item in probes.prepare(suite).encoded)
+    vocab = build_model().config.vocab_size
+    assert whole.memory["path"] - read.memory["path"] == (longest - 2) * vocab * 4
+
+
 def test_a_wrapper_says_its_towers(tmp_path: Path) -> None:
     prompts = CONFIGS.parents[2] / "data" / "prompts" / "medical.jsonl"
     base = CONFIGS / "mistral-small-3.1.json"
