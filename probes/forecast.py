@@ -209,8 +209,8 @@ def _read(job: Job) -> Pace:
 def _written(job: Job, forward: _Forward) -> Pace:
     """What both models write: to the prompts that are shown, and where answers are looked for, to all."""
     suite, texts = job.suite, [item.ids[: item.n_text] for item in job.encoded]
-    shown, tokens = min(SHOWN, len(texts)), tokens_shown(suite)
-    pieces = [(2 * len(job.pairs) * shown / len(texts), texts)]
+    shown, tokens = min(SHOWN, len(texts)) * len(job.pairs), tokens_shown(suite)
+    pieces = [((shown + min(shown, len(texts))) / len(texts), texts)]  # to one prompt the base writes once
     if suite.answer_pattern is not None:  # which the base writes once, and asked are targets that have an answer
         asked = [item for item in job.encoded if answer(suite.answer_pattern, item.prompt.target or "") is not None]
         pieces.append((1 + len(job.pairs), [item.ids[: item.n_text] for item in asked]))

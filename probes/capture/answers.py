@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +16,9 @@ from tv.evaluation.greedy import TOGETHER, continue_greedily
 from tv.prompts.encoding import Encoded
 from tv.runtime.common_rows import common_rows
 
+#: The text, its tokens, and what ended it.
+Answer: TypeAlias = tuple[str, int, str]
+
 #: Tokens that a model writes at most, where the suite does not say.
 TOKENS = 16
 #: Tokens of all texts of a batch together, where that makes it larger.
@@ -21,7 +26,13 @@ _PLACES = 4096
 
 
 def answers(
-    pair: Pair, tuned: str, encoded: Sequence[Encoded], *, tokens: int = TOKENS, ends: Collection[int] = ()
+    pair: Pair,
+    tuned: str,
+    encoded: Sequence[Encoded],
+    *,
+    tokens: int = TOKENS,
+    ends: Collection[int] = (),
+    known: Mapping[str, Answer] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Rows of `answers` of base and tuned.
 
@@ -31,28 +42,40 @@ def answers(
         encoded: The prompts; their texts are continued.
         tokens: How many tokens a model writes at most.
         ends: Ids of end-of-text tokens.
+        known: By the prompt's id, what the base is known to write: it is not made again.
 
     Returns:
         A row per prompt and model: `prompt_id model answer n_tokens end`. Where a prompt's target is one line, its
         answers are one too. A prompt after which the models' context has no room for `tokens` has none.
     """
     asked = [item for item in encoded if item.n_text + tokens <= pair.architecture.context]
+    left = [item for item in asked if item.prompt.id not in known]
+    base, own = {**known, **_said(pair, pair.base, left, tokens, ends)}, _said(pair, pair.tuned, asked, tokens, ends)
+    rows = [
+        (item.prompt.id, name, *said[item.prompt.id]) for name, said in (("base", base), (tuned, own)) for item in asked
+    ]
+    return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
+
+
+def _said(
+    pair: Pair, model: PreTrainedModel, asked: Sequence[Encoded], tokens: int, ends: Collection[int]
+) -> dict[str, Answer]:
+    """What one model answers, by the prompt's id."""
     lines = [item for item in asked if is_line(item.prompt.target)]
     others = [item for item in asked if not is_line(item.prompt.target)]
     text = partial(_text, ends=ends, tokenizer=pair.tokenizer)
-    rows = []
-    for name, model in zip(("base", tuned), pair.models, strict=True):
-        write = partial(_write, pair, model, tokens=tokens)
-        written = write(lines, {*ends, *_newlines(pair.tokenizer)})
-        blank = [item for item in lines if not text(item, written[item.prompt.id]).strip()]
-        written |= write([*others, *blank], ends)  # the first line that is not empty counts
-        for item in asked:
-            ids = written[item.prompt.id]
-            answer = text(item, ids)
-            line = _first_line(answer) if is_line(item.prompt.target) else answer
-            end = "line" if line != answer else "text" if ids[-1] in ends else "length"
-            rows.append((item.prompt.id, name, line, len(ids), end))
-    return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
+    write = partial(_write, pair, model, tokens=tokens)
+    written = write(lines, {*ends, *_newlines(pair.tokenizer)})
+    blank = [item for item in lines if not text(item, written[item.prompt.id]).strip()]
+    written |= write([*others, *blank], ends)  # the first line that is not empty counts
+    said = {}
+    for item in asked:
+        ids = written[item.prompt.id]
+        answer = text(item, ids)
+        line = _first_line(answer) if is_line(item.prompt.target) else answer
+        end = "line" if line != answer else "text" if ids[-1] in ends else "length"
+        said[item.prompt.id] = line, len(ids), end
+    return said
 
 
 def _write(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from probes.attribution.kept import Kept
-from probes.capture.answers import answers
+from probes.capture.answers import Answer, answers
 from probes.capture.batch_files import kept_prompts
 from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.final_answers import TOKENS, final_answers, tokens_shown
@@ -119,9 +119,20 @@ def _written(job: Job, name: str, run: Run) -> dict[str, pd.DataFrame]:
     asked = [item for item in job.encoded if item.prompt.id in shown]
     ends = set().union(*job.models.ends.values())
     job.compute.tell(f"answers {name}", 0, len(asked))
-    rows = answers(job.models.pair(name), name, asked, tokens=tokens_shown(suite), ends=ends)
+    known = _known_answers(job, name, run)
+    rows = answers(job.models.pair(name), name, asked, tokens=tokens_shown(suite), ends=ends, known=known)
     job.compute.tell(f"answers {name}", len(asked), len(asked))
     return {"answers": rows.assign(tuned=name)}
+
+
+def _known_answers(job: Job, name: str, run: Run) -> dict[str, Answer]:
+    """By prompt, what the base wrote beside tuned models of as many words as this one."""
+    if "answers" not in run.tables:
+        return {}
+    words = {pair.name: pair.tuned.architecture.vocab_size for pair in job.pairs}
+    alike = [other for other in words if words[other] == words[name]]
+    rows = run.df("answers", where=[("model", "==", "base"), ("tuned", "in", alike)])
+    return {row.prompt_id: (row.answer, row.n_tokens, row.end) for row in rows.itertuples()}
 
 
 def _final_answers(job: Job, name: str, with_base: bool) -> dict[str, pd.DataFrame]:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
 import tv
+from probes.capture.answers import answers
 from probes.errors import RunError, SuiteError
 from probes.job.effects import prompts_of
 from probes.measures.gates import unpack
@@ -362,7 +364,14 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values([key for key in keys if key in frame.columns]).reset_index(drop=True)
 
 
-def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
+def test_two_tuned_models_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[int] = []
+
+    def asked(*args: Any, **kwargs: Any) -> pd.DataFrame:
+        known.append(len(kwargs["known"]))
+        return answers(*args, **kwargs)
+
+    monkeypatch.setattr("probes.job.stages.answers", asked)
     base, tuned = build_pair(tmp_path, "llama")
     other = build_model()
     perturb(other, 0.1, seed=77)
@@ -381,6 +390,11 @@ def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
     assert whole[["tuned", "reference"]].to_numpy().tolist() == [list(models)]
     vectors = [tv.extract(base, path) for path in models.values()]
     assert whole.cosine[0] == pytest.approx(vectors[0].cosine(vectors[1]), abs=1e-5)
+    said = [
+        rows.drop(columns="tuned") for _, rows in run.df("answers", where=[("model", "==", "base")]).groupby("tuned")
+    ]
+    pd.testing.assert_frame_equal(*(rows.sort_values("prompt_id", ignore_index=True) for rows in said))
+    assert len(said[0]) == len(PROMPTS) and known == [0, len(PROMPTS)]  # the base writes once
 
 
 def test_live_models_are_accepted_and_left_as_they_were(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What both models write, against transformers' own greedy decoding; and what ended it."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -43,3 +44,25 @@ def test_an_answer_is_one_line_where_the_target_is(monkeypatch: pytest.MonkeyPat
         ends[target] = row.answer, row.end
     whole = " one\n two", "length"
     assert ends == {" two": (" one", "line"), None: whole, " two\nlines": whole}
+
+
+def test_what_the_base_is_known_to_write_is_not_made_again() -> None:
+    base, tuned, tokenizer = build_model(), build_model(), build_tokenizer()
+    perturb(tuned, 0.05, seed=1)
+    encoded = encode([Prompt(row["id"], "tiny", "tiny", row["text"]) for row in PROMPTS], tokenizer, 64)
+    pair = make_pair(base, tuned, tokenizer)
+    whole = answers(pair, "moved", encoded)
+    said = {
+        row.prompt_id: (row.answer, row.n_tokens, row.end)
+        for row in whole[whole.model == "base"].itertuples()
+        if row.prompt_id != encoded[-1].prompt.id
+    }
+    read: list[int] = []
+    handle = base.register_forward_pre_hook(
+        lambda _model, _args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    again = answers(pair, "moved", encoded, known=said)
+    all_known = answers(pair, "moved", encoded[:-1], known=said)
+    handle.remove()
+    pd.testing.assert_frame_equal(again, whole)
+    assert set(read) == {1} and len(all_known) == 2 * len(said)
