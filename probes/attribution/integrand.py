@@ -8,7 +8,7 @@ has one share, the embedding's, of both its places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,8 @@ from tv.runtime.common_rows import common_rows
 
 #: T is kept for all nodes where it takes no more bytes than this; otherwise it is formed for each product.
 KEPT = 256 * 2**20
+#: Bytes of T of an unembedding at a time: a piece so small needs no new memory.
+PIECE = 16 * 2**20
 #: Products are made where there is a gradient alone, if that is less than this part of all places.
 FEW = 0.8
 #: Logits of words with a gradient alone are made, unless these are more than this part of the vocabulary: to gather the
@@ -51,8 +53,8 @@ class Integrand:
         self.moved = {name for name in self.before if not torch.equal(self.before[name], self.after[name])}
         self.direct = _direct(self.architecture, self.before)
         self.reads = plan(self.architecture, (MODULE, EXPERTS))
-        streams = is_streamed(pair.base)
-        self.keeps = not streams and sum(self.before[name].nbytes for name in self.moved) <= KEPT
+        self.holds = not is_streamed(pair.base)  # else each look at a matrix reads it anew
+        self.keeps = self.holds and sum(self.before[name].nbytes for name in self.moved) <= KEPT
         self.kept: dict[Module, Tensor] = {}
         self.theta: dict[str, Tensor] = {}
         self.shape = (0, 0)  # of the running batch
@@ -190,9 +192,13 @@ class Integrand:
         at = self.read
         delta, x = delta[0] if self.metric.alone else delta[at], x[at]
         some = delta.ne(0).any(0).nonzero()[:, 0]
-        words = some if len(some) <= MOST * delta.shape[1] else slice(None)
+        several = max(1, PIECE // (x.shape[-1] * x.itemsize)) if self.holds else delta.shape[1]
+        pieces: Sequence[Tensor | slice] = some.split(several)
+        if len(some) > MOST * delta.shape[1]:
+            pieces = [slice(i, i + several) for i in range(0, delta.shape[1], several)]
         tokens = delta.new_zeros(self.shape)
-        tokens[at] = (delta[:, words] * self._logits(module, x, words)).sum(-1)
+        for words in pieces:
+            tokens[at] += (delta[:, words] * self._logits(module, x, words)).sum(-1)
         self.found.put(Shares({self.architecture.owner(module): tokens}))  # a tied one's are the embedding's
 
     def _logits(self, module: Module, x: Float[Tensor, "n d_model"], words: Tensor | slice) -> Float[Tensor, "n words"]:
@@ -265,16 +271,15 @@ class Integrand:
         """T of a module, or of some of its rows, in the base's shape; None where its parameter did not move."""
         if module.parameter not in self.moved:
             return None
-        if module in self.kept:
-            return self.kept[module][rows]
         before, after = self.before[module.parameter], self.after[module.parameter]
-        if before.shape == after.shape:
-            step = module.matrix(after)[rows] - module.matrix(before)[rows]
-        else:
-            step = module.matrix(self._step(module.parameter))[rows]
-        if self.keeps and isinstance(rows, slice):
+        if before.shape == after.shape and not self.keeps:
+            return module.matrix(after)[rows] - module.matrix(before)[rows]
+        if module not in self.kept:
+            step = module.matrix(self._step(module.parameter))
+            if not self.keeps:
+                return step[rows]
             self.kept[module] = step
-        return step
+        return self.kept[module][rows]
 
     def _step(self, name: str) -> Tensor:
         """T of a whole parameter, in the base's shape."""

@@ -237,6 +237,23 @@ def test_what_comes_after_the_last_position_read_is_left_out(case: Case, metric:
     assert shares.totals() == pytest.approx(totals, abs=1e-5)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("metric", ["logit_diff", "target_nll"])
+def test_the_unembedding_is_read_in_pieces(
+    case: Case, metric: str, keeps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integrand, found = Integrand(case.pair, case.metric(metric)), []
+    integrand.keeps = keeps
+    for size in (2**24, 4 * case.pair.architecture.d_model * 50):
+        monkeypatch.setattr("probes.attribution.integrand.PIECE", size)
+        with integrand.along():
+            integrand.move(0.5)
+            found.append(integrand.shares(case.batches[0])[1].modules)
+    whole, pieces = found
+    assert whole.keys() == pieces.keys()
+    assert all(torch.allclose(pieces[module], shares, rtol=1e-4, atol=1e-6) for module, shares in whole.items())
+
+
 def test_what_has_no_gradient_is_refused(case: Case) -> None:
     with pytest.raises(RunError, match="no gradient"):
         path_effects(case.pair, case.encoded, case.metric("exact_match"), batch_size=3)
