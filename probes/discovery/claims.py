@@ -82,9 +82,9 @@ class Claims:
             mean, lo, hi, p, _ = mean_interval(sign * (y - x), clusters)
             still = np.array_equal(x, y)
             ratio = f"{y.mean() / x.mean():.3g}" if x.mean() else "more than 0"
-            says = (feature.more if sign > 0 else feature.less).format(ratio=ratio)
+            says = feature.same if feature.same and ratio == "1" else feature.more if sign > 0 else feature.less
             ends = (0.0, 0.0, 1.0) if still else (float(lo), float(hi), float(p))
-            found = Claim(says, len(measure), float(x.mean()), float(y.mean()), float(mean), *ends)
+            found = Claim(says.format(ratio=ratio), len(measure), float(x.mean()), float(y.mean()), float(mean), *ends)
             self._put(name, side, found)
 
     def add_triggers(self, side: Side, found: Sequence[Gap], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -14,7 +14,7 @@ class Feature:
     of: Callable[[Sequence[int], str], float]
     more: str  # "writes … than the base" with its verb, where there is more of it
     less: str
-    is_ratio: bool = False  # whether it is written as so many times as much, not as a share
+    same: str = ""  # where the ratio, which the others name, rounds to 1
 
 
 def _share(counts: Callable[[str], bool]) -> Callable[[Sequence[int], str], float]:
@@ -41,7 +41,7 @@ FEATURES: dict[str, Feature] = {
         lambda ids, _: float(len(ids)),
         "writes {ratio} times as many tokens",
         "writes {ratio} times as many tokens",
-        True,
+        "writes as many tokens",
     ),
     "marks": Feature(_share(_is_mark), "writes more punctuation", "writes less punctuation"),
     "digits": Feature(_share(str.isdigit), "writes more digits", "writes fewer digits"),

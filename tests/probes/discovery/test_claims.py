@@ -81,6 +81,7 @@ def test_what_was_planted_is_claimed_and_holds() -> None:
 def test_a_model_against_itself_and_a_sham_among_shams_claim_nothing_that_holds() -> None:
     same = _claims(_written(0, changed=0.0))
     assert (same.difference == 0).all() and not same.holds.any()
+    assert "writes as many tokens" in set(same.claim)
     alarms = [_claims(_written(seed, changed=0.3)).holds for seed in range(100, 106)]
     assert np.mean([one.any() for one in alarms]) <= 1 / 6
 
