@@ -53,13 +53,13 @@ def stages(study: Study) -> list[Stage]:
 def forward(study: Study, one: Training, points: float, texts: int) -> float:
     """CPU seconds of the loss of so many texts at so many points, each of which moves all weights."""
     source = SOURCES[one.model]
-    return 15 + points * (texts * TOKENS[one.domain] * source.everywhere + source.mib / MOVED)
+    return 7 + source.mib / OPENED + points * (texts * TOKENS[one.domain] * source.everywhere + source.mib / MOVED)
 
 
 #: MiB of a checkpoint that is written in bfloat16 and whose distances are measured, twice, in a CPU second.
 ROUNDED = 50
-#: MiB of weights that are moved to another point in a CPU second, and that are matched with the base's.
-MOVED, MATCHED = 2000, 60
+#: MiB of weights that a CPU second opens, moves to another point, and matches with the base's.
+OPENED, MOVED, MATCHED = 125, 2000, 60
 
 
 def prompts_of(study: Study, one: Training, n: int) -> list[tv.Prompt]:
@@ -198,7 +198,7 @@ def _loras(study: Study, full: Training) -> list[Stage]:
     base, source, name = study.base(full.model), SOURCES[full.model], f"starts-{full.name}"
     starts = study.work / "starts" / full.name
     work, needs = partial(_write_starts, study, full, starts), (f"base-{full.model}", f"tune-{full.name}")
-    found = [Stage(name, work, 15 + source.mib / DECOMPOSED, source.memory(1, 9), 60, starts, needs)]
+    found = [Stage(name, work, 14 + source.mib / DECOMPOSED, source.memory(1, 9), 60, starts, needs)]
     lora = replace(full, method="lora", checkpoints=0)
     tunes = {
         (start, seed): replace(lora, seed=seed, adapter=start) for start, seed in product(STARTS, study.size.seeds)
@@ -211,11 +211,11 @@ def _loras(study: Study, full: Training) -> list[Stage]:
     compared = f"subspace-{full.model}"
     work = partial(_compare, study, full, tunes, study.results(compared))
     after = tuple(f"tune-{one.name}" for one in tunes.values())
-    return [*found, Stage(compared, work, 8, 600, 1, study.results(compared), after)]
+    return [*found, Stage(compared, work, 4, 600, 1, study.results(compared), after)]
 
 
 #: MiB of weights whose leading directions are found in a CPU second, twice over.
-DECOMPOSED = 20
+DECOMPOSED = 60
 
 
 def _write_starts(study: Study, full: Training, out: Path) -> None:

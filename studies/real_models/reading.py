@@ -31,8 +31,12 @@ from tv.stats.means import mean_interval
 EPSILONS = [0.01, 0.05, 0.1]
 #: Tuned models that are nulls: a random vector of the norms of T, and one step of ordinary pretraining.
 RANDOM, ONE_STEP = "random", "one-step"
-#: CPU seconds of the weights of one fine-tune, per MiB of the model: singular values of every T.
-WEIGHTS = 0.1
+#: CPU seconds of the weights of one fine-tune, per MiB of the blocks: singular values of every T, and its cosines.
+WEIGHTS = 0.11
+#: Forwards of a fine-tune's capture, with what it writes; of the noise floor, with what the base writes.
+CAPTURED, FLOOR = 5.2, 4
+#: CPU seconds in which a token's rows of one layer are made and written.
+ROW = 1.2e-4
 #: MiB that a token of the prompts takes in a run's tables, for each fine-tune.
 ROWS = 0.012
 
@@ -116,7 +120,8 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
         needs += [f"tune-{one_step(name).name}", f"null-{name}"]
     stage, source = f"read-{name}-{seed}", SOURCES[name]
     tokens = study.size.prompts * sum(TOKENS[each] for each in study.size.domains[name])
-    cpu = 30 + len(tuned) * (4.2 * tokens * source.forward + WEIGHTS * source.mib)
+    each = tokens * (CAPTURED * source.forward + ROW * source.layers) + WEIGHTS * source.blocks
+    cpu = 40 + tokens * FLOOR * source.forward + len(tuned) * each
     memory, disk = source.memory(8, 0), len(tuned) * tokens * ROWS
     work = partial(_read, study, name, seed, tuned, study.results(stage))
     return Stage(

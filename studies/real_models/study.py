@@ -62,7 +62,7 @@ ALL, THREE = tuple(texts.FILES), ("medical", "math", "instructions")
 SIZES = (
     Size(10, {"smollm2": ("medical", "math")}, ("medical",), ("full",), (0,), 6, 4, 2, 2),
     Size(300, {"smollm2": ALL, "gemma3": THREE}, THREE, ("full", "lora"), (0, 1), 48, 24, 8, 6),
-    Size(480, {"smollm2": ALL, "gemma3": ALL}, THREE, ("full", "lora"), (0, 1), 48, 24, 12, 6),
+    Size(480, {"smollm2": ALL, "gemma3": ALL}, THREE, ("full", "lora"), (0, 1), 48, 24, 8, 6),
 )
 
 

@@ -63,8 +63,9 @@ def texts(tmp_path: Path) -> Path:
 def study(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose models are there already."""
     demo = models.Source(
-        "demo==1", "demo", lambda module, work: module, "a tiny model", "MIT", 8, 2000, 0.0002, 0.0001, 0.01
-    )
+        "demo==1", "demo", lambda module, work: module, "a tiny model", "MIT",
+        mib=8, blocks=6, layers=4, words=2000, token=0.0002, forward=0.0001, update=0.01,
+    )  # fmt: skip
     monkeypatch.setitem(models.SOURCES, "demo", demo)
     study = Study(SMALLEST, texts, tmp_path / "work")
     tuned = {study.tuned(one): one.domain for one in trainings(SMALLEST)}
