@@ -34,7 +34,7 @@ from tv.runtime.common_rows import common_rows
 
 #: T is kept for all nodes where it takes no more bytes than this; otherwise it is formed for each product.
 KEPT = 256 * 2**20
-#: Bytes of T of an unembedding at a time: a piece so small needs no new memory.
+#: Bytes of T of an unembedding at a time: so small a piece fits into memory that the piece before it left.
 PIECE = 16 * 2**20
 #: Products are made where there is a gradient alone, if that is less than this part of all places.
 FEW = 0.8

@@ -169,13 +169,13 @@ def _values(logits: Float[Tensor, "rows k vocab"], pack: Pack, metric: Metric) -
     columns = []
     for item, (places, indices) in zip(pack.encoded, pack.places, strict=True):
         n = max(len(item.ids), places[-1] + 1)
-        several = max(1, _LOGITS // ((len(places) if metric.by_position else n) * logits.shape[-1]))
+        several = max(1, _LOGITS // ((len(places) if metric.alone else n) * logits.shape[-1]))
         found = []
         for some in logits[:, list(indices)].split(several):
             at = torch.zeros(len(some), n, dtype=torch.bool)
             at[:, list(places)] = True
             read = ReadLogits(some.flatten(0, 1), at)
-            found.append(metric.values(read if metric.by_position else read.among_zeros(), _repeated(item, len(some))))
+            found.append(metric.values(read if metric.alone else read.among_zeros(), _repeated(item, len(some))))
         columns.append(torch.cat(found))
     return torch.stack(columns, 1).double().cpu().numpy()
 

@@ -43,12 +43,19 @@ def page(tables: Tables) -> str:
         markdown=markdown,
         sources=SOURCES,
         names=list(dict.fromkeys(tables["weights"].model)),
-        domains=moving.losses(tables).groupby("model", sort=False)["tuned on"].agg(list).to_dict(),
+        fine_tunes=_fine_tunes(tables),
         training={"window": WINDOW, "rates": RATES, "rank": RANK},
         steps=int(tables["training"].step.max()),
         n_measures=len(MEASURES),
         images=IMAGES,
     )
+
+
+def _fine_tunes(tables: Tables) -> str:
+    """Which models were tuned on which domains; those that were on the same ones together."""
+    tuned = moving.losses(tables).groupby("model", sort=False)["tuned on"].agg(", ".join)
+    models = tuned.index.to_series().groupby(tuned, sort=False).agg(" and ".join)
+    return ", and ".join(f"{names} on {domains}" for domains, names in models.items())
 
 
 def main() -> None:

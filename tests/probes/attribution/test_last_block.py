@@ -61,6 +61,16 @@ def test_a_metric_that_may_read_anything_and_a_model_that_mixes_late_read_everyw
     handle.remove()
 
 
+def test_a_metric_that_says_wrongly_that_it_takes_positions_is_given_all_logits(case: Case) -> None:
+    whole = case.metric()
+    wrong = replace(whole, values=lambda logits, batch: whole.values(logits.float(), batch))
+    short = shortened(wrong, case.pair, case.batches[0])
+    units = [Variant("base", (unit,)) for unit in components(case.pair.architecture)]
+    assert short.last and not short.alone
+    found, wanted = (replace(case.work(), metric=one).under(units)[1] for one in (short, whole))
+    assert np.allclose(found, wanted, rtol=0, atol=2e-5)
+
+
 def test_logits_that_a_model_mixes_are_made_everywhere(case: Case) -> None:
     whole, head = case.metric(), case.pair.base.get_output_embeddings()
     handle = head.register_forward_hook(lambda _module, _args, out: out + out.mean(1, keepdim=True))

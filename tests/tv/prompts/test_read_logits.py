@@ -15,7 +15,7 @@ def test_positions_are_those_of_the_whole_prompt() -> None:
     assert torch.equal(first[3], LOGITS[0, 3]) and torch.equal(second[-1], LOGITS[1, 4])
     assert torch.equal(first[3:5], LOGITS[0, 3:5]) and torch.equal(first[[4, 1]], LOGITS[0, [4, 1]])
     assert torch.equal(first[[4, 1], :2], LOGITS[0, [4, 1], :2])
-    assert first[2:2].shape == (0, 3)
+    assert first[2:2].shape == (0, 3) and torch.equal(first[1:5:2], LOGITS[0, 1:5:2])
 
 
 def test_a_range_has_a_gradient_where_it_lies() -> None:
