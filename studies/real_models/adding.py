@@ -26,8 +26,8 @@ from tv.runtime.seeds import seed_of
 
 #: CPU seconds to start and to open models; to put 1 MiB of a model (float32) at a point, to read its T, to draw a T.
 START, POINT, READ, DRAW = 15, 0.0026, 0.0015, 0.0046
-#: CPU seconds to compare the directions of two T of blocks of 1 MiB in float32, and to decompose one.
-COMPARE, DECOMPOSE = 0.018, 0.027
+#: CPU seconds to compare two T: for each MiB of the blocks, their directions, and for each MiB of all, their values.
+DIRECTIONS, VALUES = 0.0175, 0.009
 
 
 def stages(study: Study) -> list[Stage]:
@@ -60,8 +60,8 @@ def _sums(study: Study, model: str, seed: int) -> Stage:
 
 
 def _pairs(study: Study, model: str, seed: int) -> Stage:
-    k = len(study.size.domains[model])
-    cost = (DECOMPOSE * k + COMPARE * k * (k - 1) / 2) * SOURCES[model].blocks
+    k, source = len(study.size.domains[model]), SOURCES[model]
+    cost = k * (k - 1) / 2 * (DIRECTIONS * source.blocks + VALUES * source.mib)
     return _stage(study, f"pairs-{model}-{seed}", pairs, (model, "full", seed), 0, cost)
 
 

@@ -15,7 +15,7 @@ from studies.real_models.training import Training
 from tv.errors import InputError
 
 #: A LoRA's gradients are small: what is left of the work of a token.
-LORA = 0.75
+LORA = 0.85
 #: CPU seconds in which 1 MiB of a base is read from its quantised file and written.
 WRITTEN = 0.08
 
