@@ -25,7 +25,7 @@ from tv.checkpoints.live import load_model, load_tokenizer
 from tv.runtime.seeds import seed_of
 
 #: CPU seconds to start and to open models; to put 1 MiB of a model (float32) at a point, to read its T, to draw a T.
-START, POINT, READ, DRAW = 15, 0.0026, 0.0015, 0.0046
+START, POINT, READ, DRAW = 5, 0.0026, 0.0015, 0.0046
 #: CPU seconds to compare two T: for each MiB of the blocks, their directions, and for each MiB of all, their values.
 DIRECTIONS, VALUES = 0.0175, 0.009
 

@@ -36,7 +36,7 @@ INSTRUCTED, ANSWERED = 32, 24
 BATCH = 4
 #: CPU seconds to start with lm-evaluation-harness; to put 1 MiB of a model at a point, with a random vector half the
 #: time; to write one token after each of a batch's prompts, as tokens forward.
-START, POINT, STEP = 30, 0.006, 32
+START, POINT, STEP = 10, 0.006, 32
 #: Tokens of a choice with its four answers, and of a benchmark's question.
 CHOICE = {"medical": 110, "math": 360, "instructions": 115, "svamp": 145}
 QUESTION = {"pubmedqa": 186, "mmlu": 68, "svamp": CHOICE["svamp"]}
