@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from probes.attribution.attributor import steps
@@ -44,6 +43,7 @@ from tv.measures.decomposition import decompose
 from tv.measures.one_module import Wanted, measure_module
 from tv.prompts.encoding import Encoded, Positions, batches, padded_tokens, positions
 from tv.runtime.compute import Compute
+from tv.runtime.products import linear
 from tv.runtime.progress import duration
 
 #: Bare forwards of both models that a capture takes, by what it measures: see benchmarks/capture_speed.py.

@@ -257,7 +257,7 @@ class Suite(_Part):
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
-    lens_places: Count | Literal["all"] = 4
+    lens_places: Count | Literal["all"] = 3
     generate: Generation | None = Field(None, validate_default=True)
     answer_pattern: str | None = None
     align: bool = Field(False, strict=True)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from probes.attribution.forwards import Swap, frozen, swapped
 from probes.attribution.metric import Metric, Reads, positions_read
@@ -31,6 +30,7 @@ from tv.architecture.values import values_of
 from tv.checkpoints.streamed import in_memory, is_streamed, stored_values
 from tv.prompts.encoding import Batch
 from tv.runtime.common_rows import common_rows
+from tv.runtime.products import linear
 
 #: T is kept for all nodes where it takes no more bytes than this; otherwise it is formed for each product.
 KEPT = 256 * 2**20
@@ -221,7 +221,7 @@ class Integrand:
             parts = delta.new_zeros(len(delta), module.shape[1 if by_columns else 0])
             parts += 0.0 if by_columns or bias is None else delta * bias
         elif by_columns:
-            parts = (delta @ matrix).mul_(x)
+            parts = linear(delta, matrix.T).mul_(x)
         else:
             parts = linear(x, matrix, bias).mul_(delta)
         found = Shares()

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import vecdot
-from torch.nn.functional import linear
 
 from probes.measures.tall import Tall, parts
 from tv.measures.decomposition import Decomposition, decompose, fixed_k, k_of
 from tv.runtime.common_rows import common_rows
+from tv.runtime.products import linear
 
 #: The SSA threshold whose subspace splits the direct term.
 EPSILON = 0.05
@@ -199,7 +199,7 @@ def linear_ledger(
         sums = _by_coordinates(tall, x, moved, y, y_tuned, bias)
     if split is not None and not split.basis.wide:
         assert split.basis.reads_w is not None
-        along = linear(x, split.along, split.shift), x @ split.basis.reads_w
+        along = linear(x, split.along, split.shift), linear(x, split.basis.reads_w.T)
     expected = delta_norm**2 / weight.shape[1] * x.square().sum(1)
     if bias_change is not None:
         expected = expected + bias_change.square().sum()

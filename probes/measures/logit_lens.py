@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from probes.measures.losses import divergence, weighed
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
 from tv.checkpoints.streamed import in_memory
+from tv.runtime.products import linear
 
 #: Logits that are held at a time, of each model: so many that a product reads the unembedding seldom.
 _PIECE = 2**24

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from probes.measures.live_weights import matrix_of, parameter_of
 from tv.architecture.anatomy import Architecture, Module
+from tv.runtime.products import linear
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from tv.measures.decomposition import gram
+from tv.runtime.products import linear
 
 #: Entries of a matrix, and of its output, that are held in float32 at a time.
 _PIECE = 2**21

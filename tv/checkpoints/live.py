@@ -27,6 +27,7 @@ from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.live_proof import as_read, with_own_code
 from tv.checkpoints.location import HubId, for_transformers, kind_of, locate, place_of
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.quickened import quickened
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
 from tv.checkpoints.vector import TuningVector
@@ -123,9 +124,9 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
 def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
     try:
         if device != "auto":
-            return model.to(device)
+            return quickened(model.to(device))
         if not torch.cuda.is_available():
-            return model
+            return quickened(model)
         from accelerate import dispatch_model, infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 

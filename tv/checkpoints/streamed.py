@@ -19,6 +19,7 @@ from tv.architecture.classes import built
 from tv.architecture.values import values_of
 from tv.checkpoints.casting import cast
 from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.quickened import quickened
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
 from tv.errors import CheckpointError
@@ -57,7 +58,7 @@ def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") ->
     saved = {names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}
     saved |= {name: checkpoint.tensor(name) for name in checkpoint.beside if name in checkpoint.values}
     model.load_state_dict(saved, strict=False)
-    weights = Weights(model.eval(), checkpoint, torch.device(device))
+    weights = Weights(quickened(model).eval(), checkpoint, torch.device(device))
     # The class's own `device` is that of the first parameter, which is not in memory most of the time.
     cls = type(model)
     model.__class__ = type(cls.__name__, (cls,), {"device": property(lambda _: weights.device), "weights": weights})

@@ -18,6 +18,8 @@ from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from tv.runtime.products import linear
+
 #: The share of the dimension that the fixed-fraction version keeps on each side.
 FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
@@ -79,7 +81,7 @@ class Energies:
     @cached_property
     def both(self) -> Float[Tensor, "r r"]:
         """(u_iᵀ T v_j)²."""
-        both = self._scaled(self.decomposition.near.to(self.turned.dtype).T @ self.turned)
+        both = self._scaled(linear(self.decomposition.near.to(self.turned.dtype).T, self.turned.T))
         return both if self.decomposition.wide else both.T
 
     @cached_property
@@ -126,7 +128,7 @@ class Energies:
     @cached_property
     def _near(self) -> Float[Tensor, " r"]:
         q = self.decomposition.near.to(self.cross.dtype)
-        return (q * (self._shares @ q)).sum(0, dtype=torch.float64)
+        return (q * linear(self._shares, q.T)).sum(0, dtype=torch.float64)
 
     @cached_property
     def _far(self) -> Float[Tensor, " r"]:
@@ -169,7 +171,7 @@ def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> flo
 
 
 def _energies(decomposition: Decomposition, delta: Float[Tensor, "m n"], cross: Float[Tensor, "r r"]) -> Energies:
-    return Energies(decomposition, delta, cross, cross @ decomposition.near.to(cross.dtype))
+    return Energies(decomposition, delta, cross, linear(cross, decomposition.near.T.to(cross.dtype)))
 
 
 def k_of(decomposition: Decomposition, epsilon: float) -> int:
@@ -258,14 +260,21 @@ def gram(
     total = left.new_zeros(left.shape[0], right.shape[0], dtype=dtype)
     if left is not right:
         for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
-            total.addmm_(a.to(dtype), b.to(dtype).T)
+            _add_product(total, a.to(dtype), b.to(dtype))
         return total
     size = max(_BLOCK, -(-len(left) // _BLOCKS))
     for piece in left.split(_CHUNK, dim=1):
         a = piece.to(dtype)
         for start in range(0, len(left), size):
             rows = a[start : start + size]
-            total[start : start + size, start:].addmm_(rows, a[start:].T)
+            _add_product(total[start : start + size, start:], rows, a[start:])
     for start in range(size, len(left), size):
         total[start : start + size, :start] = total[:start, start : start + size].T
     return total
+
+
+def _add_product(total: Float[Tensor, "a b"], left: Float[Tensor, "a n"], right: Float[Tensor, "b n"]) -> None:
+    if total.dtype == torch.float32:
+        total += linear(left, right)
+    else:
+        total.addmm_(left, right.T)

@@ -1,0 +1,95 @@
+"""Products with a matrix of weights in float32, by the quicker of the two libraries that torch has for them.
+
+torch multiplies by MKL, whose kernels for AMD's processors do without AVX-512. oneDNN, which torch uses for 16 bits,
+uses it there and takes half the time (benchmarks/products.py); sums are in another order, so values differ by rounding.
+`torch.backends.mkldnn.flags(enabled=False)` leaves everything to MKL.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+#: Multiplications from which on a call takes less time by oneDNN: of fewer, most of it is the call itself.
+LEAST = 1_000_000
+#: Rows of x from which on it does, where the matrix is another's transpose and where it is not.
+ROWS = {True: 16, False: 2}
+
+
+def linear(
+    x: Float[Tensor, "... n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None = None
+) -> Float[Tensor, "... m"]:
+    """x Wᵀ + b, as `torch.nn.functional.linear`.
+
+    Args:
+        x: What is multiplied.
+        weight: W.
+        bias: b; None: 0.
+
+    Returns:
+        The products, in the dtype and on the device of x.
+
+    Examples:
+        >>> linear(torch.tensor([1.0, 2.0]), torch.eye(2), torch.tensor([0.5, 0.0])).tolist()
+        [1.5, 2.0]
+    """
+    if not (is_quicker() and _is_large(x, weight)) or torch.is_autocast_enabled("cpu"):
+        return functional.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        if weight.requires_grad or (bias is not None and bias.requires_grad):
+            return functional.linear(x, weight, bias)
+        if x.requires_grad:
+            product: Tensor = _Product.apply(x, weight, bias)
+            return product
+    return _by_onednn(x, weight, bias)
+
+
+class _Product(torch.autograd.Function):
+    """With a gradient for x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return linear(gradient, weight.T), None, None
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    """Whether it is a product that takes long, of plain matrices that the library knows."""
+    return (
+        x.numel() * len(weight) >= max(LEAST, ROWS[not weight.is_contiguous()] * weight.numel())
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and type(x) is Tensor
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+@cache
+def is_quicker() -> bool:
+    """Whether `linear` is another function than torch's on this machine."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    has = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_amd()
+
+
+def _is_amd() -> bool:
+    known = Path("/proc/cpuinfo")  # where Python says nothing of the processor
+    return "AuthenticAMD" in (known.read_text(encoding="utf-8") if known.exists() else platform.processor())
