@@ -18,7 +18,7 @@ from torch.nn import functional
 from tv.runtime.products import is_quicker, linear
 
 SHAPES = {"SmolLM2-135M": (1536, 576), "1B": (8192, 2048)}
-TOKENS = (1, 16, 128, 1024)
+TOKENS = (1, 16, 1024)
 #: So many matrices, one after another, as a model has them: not all of them are in the cache.
 LAYERS = 12
 

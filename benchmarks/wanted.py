@@ -33,6 +33,7 @@ class Row:
 _CPU = "--threads 1 --clock CPU"
 RUNS = {
     "startup": Run("startup.py", rounds=3),
+    "products": Run("products.py"),
     "apply": Run("apply_speed.py", "{mergekit}", rounds=2),
     "busy": Run("apply_speed.py", "--busy", rounds=2),
     "capture": Run(
@@ -82,10 +83,12 @@ RUNS = {
 
 _CAPTURE = "both forward passes, 4 layers of Qwen2-0.5B's width, CPU"
 _MERGE = "tv apply with its defaults, whole process,"
+_PRODUCTS = (("SmolLM2-135M", 16), ("SmolLM2-135M", 1024), ("1B", 16), ("1B", 1024))
 _SMALL = ("tv info BASE TUNED", "tv extract", "tv cosine", "tv geometry", "tv ssa", "tv apply")
 ROWS = (
     *(Row("startup", f"{name}, whole process, CPU", "import torch", "ours", 1 / 1.45) for name in _SMALL),
     Row("startup", "probes run, a mistake, whole process, CPU", "0.5 s", "ours", 1),
+    *(Row("products", f"products of {name}'s shape, {n} tokens, CPU", "torch", "ours") for name, n in _PRODUCTS),
     *(Row("apply", f"{_MERGE} {method}, CPU", "mergekit", "ours", 2) for method in ("sum", "ties", "dare")),
     *(Row("apply", f"{_MERGE} {method}, seconds", "mergekit", "ours") for method in ("sum", "ties", "dare")),
     *(Row("apply", f"{_MERGE} {method}, peak memory", "mergekit", "ours", 2) for method in ("sum", "ties", "dare")),

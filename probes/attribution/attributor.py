@@ -17,7 +17,7 @@ from probes.attribution.divergence import parted
 from probes.attribution.effects import Effects, both_ways, floor_of, summarise, units_in
 from probes.attribution.endpoints import endpoints
 from probes.attribution.finding import Finding
-from probes.attribution.forwards import values
+from probes.attribution.forwards import Variant
 from probes.attribution.known import Known
 from probes.attribution.last_block import shortened
 from probes.attribution.metric import answerable, metric_of
@@ -214,7 +214,7 @@ def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
     """Every method's ranking of the components: by how far each moves the metric in the direction of fine-tuning."""
     real = (effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects.control == "")
     rows = effects[real & (effects.method != "synergy")]
-    base, tuned = (values(model, work.batches, work.metric) for model in (work.pair.base, work.pair.tuned))
+    base, tuned = work.under([Variant("base")])[0], work.under([Variant("tuned")])[0]
     sign = float(np.sign(np.nanmean(tuned - base)))
     scores = {}
     for (method, direction), part in rows.groupby(["method", "direction"], sort=False):

@@ -9,6 +9,7 @@ import numpy as np
 from probes.attribution.checks import Check
 from probes.attribution.forwards import Variant
 from probes.attribution.methods.patch import patched_with_itself
+from probes.attribution.reading import PROVED
 from probes.attribution.units import components
 from probes.attribution.work import Work
 from probes.attribution.written import is_written
@@ -28,5 +29,5 @@ def endpoints(work: Work) -> list[Check]:
         off = float(np.nanmax(np.abs(moved - wanted), initial=0.0))
         checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
     first = next(unit for unit in units if unit.layer >= 0 and is_written(unit, work.pair.architecture))
-    off = patched_with_itself(replace(work, batches=work.batches[:1]), first)
+    off = patched_with_itself(replace(work, batches=[work.batch(work.prompts[:PROVED])]), first)
     return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]

@@ -21,6 +21,7 @@ from tv.architecture.in_words import in_words
 from tv.checkpoints.tokenizers import tokenizer_digest
 from tv.errors import WARNING
 from tv.prompts.files import Prompt
+from tv.runtime.products import is_quicker
 
 if TYPE_CHECKING:
     from probes.job.job import Job
@@ -76,6 +77,7 @@ def manifest_of(job: Job) -> dict[str, Any]:
         "seed": suite.seed,
         "versions": versions_of(suite),
         "threads": torch.get_num_threads(),
+        "products": "oneDNN" if is_quicker() else "torch",
         "computed": job.models.computed(),
         "stages": list(job.stages),
         "architecture": {

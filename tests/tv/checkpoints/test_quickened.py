@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D
 
 from tv.checkpoints import quickened as quick
 from tv.checkpoints.quickened import quickened
