@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-#: Multiplications from which on a call takes less time by oneDNN: of fewer, most of it is the call itself.
-LEAST = 1_000_000
-#: Rows of x from which on it does, where the matrix is another's transpose and where it is not.
+#: Entries of a matrix from which on a call is worth it: of a smaller one, most of the time is the call itself.
+LEAST = 100_000
+#: Rows of x from which on it is sooner, where the matrix is another's transpose and where it is not.
 ROWS = {True: 16, False: 2}
 
 
@@ -66,14 +66,30 @@ class _Product(torch.autograd.Function):
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = x.numel() // x.shape[-1]
+    full, shape = _rounded(rows), (*x.shape[:-1], len(weight))
+    if full > rows:
+        x = functional.pad(x.reshape(rows, -1), (0, 0, 0, full - rows))
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
+    return product.resize_(shape)  # no view, which models could not change in place
+
+
+def _rounded(rows: int) -> int:
+    """Up to one of 8 numbers between two powers of 2: for each number oneDNN compiles code of half a MiB and keeps it.
+
+    Examples:
+        >>> [_rounded(rows) for rows in (3, 16, 17, 130, 1024)]
+        [3, 16, 24, 144, 1024]
+    """
+    step = max(8, 2 ** (rows.bit_length() - 1) // 8)
+    return rows if rows < step else -(-rows // step) * step
 
 
 def _is_large(x: Tensor, weight: Tensor) -> bool:
     """Whether it is a product that takes long, of plain matrices that the library knows."""
     return (
-        x.numel() * len(weight) >= max(LEAST, ROWS[not weight.is_contiguous()] * weight.numel())
+        weight.numel() >= LEAST
+        and x.numel() >= ROWS[not weight.is_contiguous()] * x.shape[-1]
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor
