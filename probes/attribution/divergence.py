@@ -16,8 +16,8 @@ from tv.architecture.trunk import ends_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 
-#: How many tokens of the base's continuation are compared, and how many first: most prompts need no more.
-TOKENS, FEW = 32, 8
+#: How many tokens of the base's continuation are compared.
+TOKENS = 32
 
 
 def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int = TOKENS) -> list[Encoded]:
@@ -26,19 +26,6 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
     The tokens are counted from the answer on. The tuned model's next choice is the target and the base's the foil.
     Prompts keep their order; those where the models do not diverge are left out. Raises RunError if none is left.
     """
-    cut: dict[str, Encoded] = {}
-    for most in sorted({min(FEW, tokens), tokens}):
-        left = [item for item in encoded if item.prompt.id not in cut]
-        cut |= _parted(pair, left, batch_size, most)
-    if not cut:
-        raise RunError(
-            f"first_divergence: both models say the same {tokens} tokens after every prompt; nothing to explain"
-        )
-    return [cut[item.prompt.id] for item in encoded if item.prompt.id in cut]
-
-
-def _parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int) -> dict[str, Encoded]:
-    """Of these prompts those that diverge within `tokens` tokens, by id."""
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     cut: dict[str, Encoded] = {}
     shared = len(common_rows(*(ends_of(model)[1].weight for model in (pair.base, pair.tuned)))[0])
@@ -57,4 +44,8 @@ def _parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int
                     foil_id=item.ids[at + 1],
                     continued=False,
                 )
-    return cut
+    if not cut:
+        raise RunError(
+            f"first_divergence: both models say the same {tokens} tokens after every prompt; nothing to explain"
+        )
+    return [cut[item.prompt.id] for item in encoded if item.prompt.id in cut]
