@@ -184,6 +184,8 @@ def _between(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], named: Map
 
 def _stepped(before: Tensor, step: Tensor) -> Tensor:
     """A parameter + its step; with a grown vocabulary, only in the rows that both have."""
+    if before.shape == step.shape:
+        return before.detach() + step.to(before)
     moved = before.detach().clone()
     there, step = common_rows(moved, step)
     there += step.to(there)

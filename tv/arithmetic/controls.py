@@ -92,7 +92,7 @@ def random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "
     import torch
 
     noise = torch.randn(delta.shape, generator=generator)
-    return noise * (_norm(delta) / _norm(noise))
+    return noise.mul_(_norm(delta) / _norm(noise))
 
 
 @control_vector("shuffled")
