@@ -75,13 +75,13 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _rounded(rows: int) -> int:
-    """Up to one of 8 numbers between two powers of 2: for each number oneDNN compiles code of half a MiB and keeps it.
+    """Up to one of 4 numbers between two powers of 2: for each number oneDNN compiles code of half a MiB and keeps it.
 
     Examples:
         >>> [_rounded(rows) for rows in (3, 16, 17, 130, 1024)]
-        [3, 16, 24, 144, 1024]
+        [3, 16, 24, 160, 1024]
     """
-    step = max(8, 2 ** (rows.bit_length() - 1) // 8)
+    step = max(8, 2 ** (rows.bit_length() - 1) // 4)
     return rows if rows < step else -(-rows // step) * step
 
 

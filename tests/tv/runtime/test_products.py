@@ -96,8 +96,8 @@ def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) ->
 
 def test_few_numbers_of_rows_are_made_for() -> None:
     numbers = [products._rounded(rows) for rows in range(1, 4097)]
-    assert len({*numbers}) < 80
-    assert all(rows <= full < rows + max(8, rows / 8 + 1) for rows, full in enumerate(numbers, 1))
+    assert len({*numbers}) < 50
+    assert all(rows <= full < rows + max(8, rows / 4 + 1) for rows, full in enumerate(numbers, 1))
 
 
 @pytest.mark.parametrize(
