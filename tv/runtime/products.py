@@ -68,6 +68,8 @@ class _Product(torch.autograd.Function):
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.numel() // x.shape[-1]
     full, shape = _rounded(rows), (*x.shape[:-1], len(weight))
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()  # of a part of another matrix a product takes a hundred times as long
     if full > rows:
         x = functional.pad(x.reshape(rows, -1), (0, 0, 0, full - rows))
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -119,3 +119,28 @@ def test_where_it_is_quicker(monkeypatch: pytest.MonkeyPatch, said: str, capabil
         assert is_quicker() is expected
     finally:
         is_quicker.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "part", [(slice(None), slice(50, 450)), (slice(20, 280), slice(None)), (slice(None, None, 2), slice(None))]
+)
+def test_a_part_of_a_matrix_is_copied_first(
+    always: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, part: tuple[slice, slice]
+) -> None:
+    """Else oneDNN takes a hundred times as long."""
+    given: list[torch.Tensor] = []
+    by_onednn = torch.ops.mkldnn._linear_pointwise
+
+    def seen(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+        given.append(weight)
+        product: torch.Tensor = by_onednn(x, weight, *rest)
+        return product
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", seen)
+    torch.manual_seed(0)
+    for whole in (torch.randn(520, 600), torch.randn(600, 520).T):
+        weight = whole[part]
+        x = torch.randn(30, weight.shape[1]) / 20
+        assert _near(linear(x, weight), functional.linear(x, weight))
+    assert all(weight.is_contiguous() or weight.T.is_contiguous() for weight in given)
+    assert len(given) == len(always) == 2
