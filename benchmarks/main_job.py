@@ -75,7 +75,8 @@ def main() -> None:
             settings |= _random_pair(Path(folder))
         for _ in range(options.rounds):
             for name, build in builds.items():
-                found[name].append(_once(build, suite, Path(folder), settings))
+                own = build / suite.relative_to(ROOT) if suite.is_relative_to(ROOT) else suite  # in its own words
+                found[name].append(_once(build, own, Path(folder), settings))
                 print(f"{name}: {found[name][-1]['cpu']:.0f} CPU s, {found[name][-1]['leading']}", flush=True)
     for name, runs in found.items():
         _show(name, runs)
