@@ -26,8 +26,9 @@ from tv.runtime.seeds import seed_of
 
 #: CPU seconds to start and to open models; to put 1 MiB of a model (float32) at a point, to read its T, to draw a T.
 START, POINT, READ, DRAW = 5, 0.0026, 0.0015, 0.0046
-#: CPU seconds to compare two T: for each MiB of the blocks, their directions, and for each MiB of all, their values.
-DIRECTIONS, VALUES = 0.0175, 0.009
+#: CPU seconds to compare two T: for each MiB of the blocks, their directions, and for each MiB of all, their values;
+#: and first, for each MiB of the blocks, the base's directions.
+DIRECTIONS, VALUES, BASE = 0.0175, 0.009, 0.03
 
 
 def stages(study: Study) -> list[Stage]:
@@ -61,7 +62,7 @@ def _sums(study: Study, model: str, seed: int) -> Stage:
 
 def _pairs(study: Study, model: str, seed: int) -> Stage:
     k, source = len(study.size.domains[model]), SOURCES[model]
-    cost = k * (k - 1) / 2 * (DIRECTIONS * source.blocks + VALUES * source.mib)
+    cost = BASE * source.blocks + k * (k - 1) / 2 * (DIRECTIONS * source.blocks + VALUES * source.mib)
     return _stage(study, f"pairs-{model}-{seed}", pairs, (model, "full", seed), 0, cost)
 
 

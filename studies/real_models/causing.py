@@ -32,7 +32,7 @@ def stages(study: Study) -> list[Stage]:
 
 def _causing(study: Study, one: Training) -> Stage:
     stage, source = f"cause-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 30 + study.size.prompts * TOKENS[one.domain] * FORWARDS * source.forward + 0.25 * source.mib
+    cpu = 30 + study.size.prompts * TOKENS[one.domain] * FORWARDS * source.forward + 0.15 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     run = study.work / "runs" / stage
     return Stage(stage, work, cpu, source.memory(8, 3), 25, study.results(stage), (f"tune-{one.name}",), (run,))

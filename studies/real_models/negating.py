@@ -66,8 +66,9 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     tokens = several * sum(SHORTER[each] for each in own) + few * CHOICE[name]
     tokens += few * sum(QUESTION[each] for each in tasks.OF_DOMAIN.get(name, ()))
     batches = -(-few // BATCH)
-    tokens += STEP * INSTRUCTED * batches
-    written = STEP * ANSWERED * batches * (2 * len(_written(study)) - 1)
+    step = STEP * min(few, BATCH) / BATCH
+    tokens += step * INSTRUCTED * batches
+    written = step * ANSWERED * batches * (2 * len(_written(study)) - 1)
     cost = START + (points * tokens + written) * source.forward + 2 * points * POINT * source.mib
     work = partial(negate, study, model, name, stage)
     needs = f"base-{model}", f"tune-{one.name}"
