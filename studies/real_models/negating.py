@@ -63,7 +63,7 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     source, points = SOURCES[model], 2 + 2 * len(_scales(study))
     few, several = _items(study), study.size.held_out // 2
     own = _domains(name)
-    tokens = several * sum(SHORTER[each] for each in own) + few * CHOICE[name]
+    tokens: float = several * sum(SHORTER[each] for each in own) + few * CHOICE[name]
     tokens += few * sum(QUESTION[each] for each in tasks.OF_DOMAIN.get(name, ()))
     batches = -(-few // BATCH)
     step = STEP * min(few, BATCH) / BATCH

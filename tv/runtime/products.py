@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 #: Entries of a matrix from which on a call is worth it: of a smaller one, most of the time is the call itself.
@@ -40,7 +41,7 @@ def linear(
         >>> linear(torch.tensor([1.0, 2.0]), torch.eye(2), torch.tensor([0.5, 0.0])).tolist()
         [1.5, 2.0]
     """
-    if not (is_quicker() and _is_large(x, weight)) or torch.is_autocast_enabled("cpu"):
+    if _is_watched() or not (is_quicker() and _is_large(x, weight)):
         return functional.linear(x, weight, bias)
     if torch.is_grad_enabled():
         if weight.requires_grad or (bias is not None and bias.requires_grad):
@@ -85,6 +86,12 @@ def _rounded(rows: int) -> int:
     """
     step = max(8, 2 ** (rows.bit_length() - 1) // 4)
     return rows if rows < step else -(-rows // step) * step
+
+
+def _is_watched() -> bool:
+    """Whether torch does more with an operation than to run it and note its gradient; of oneDNN's it knows not how."""
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or transformed or torch.is_autocast_enabled("cpu")
 
 
 def _is_large(x: Tensor, weight: Tensor) -> bool:

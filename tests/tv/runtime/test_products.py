@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from tv.runtime import products
@@ -92,6 +93,22 @@ def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) ->
     for x, weight in ((several[:2], few), (several[:16], few.T)):
         assert _near(linear(x, weight), functional.linear(x, weight))
     assert always == [(2, 1000), (16, 1000)]
+
+
+def test_transforms_of_torch_see_a_product_as_any_other(always: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 20, 400) / 20, torch.randn(300, 400)
+
+    def both(transform: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> None:
+        assert torch.equal(*(transform(lambda x, each=each: each(x, weight)) for each in (linear, functional.linear)))
+
+    both(lambda product: torch.func.grad(lambda x: product(x).sum())(x))
+    both(lambda product: torch.func.vmap(product)(x))
+    both(lambda product: torch.func.jvp(product, (x,), (x,))[1])
+    with forward_ad.dual_level():
+        both(lambda product: forward_ad.unpack_dual(product(forward_ad.make_dual(x, x))).tangent)
+    both(lambda product: torch.compile(product, backend="eager")(x))
+    assert always == []
 
 
 def test_few_numbers_of_rows_are_made_for() -> None:
