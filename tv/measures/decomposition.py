@@ -275,6 +275,7 @@ def gram(
 
 def _add_product(total: Float[Tensor, "a b"], left: Float[Tensor, "a n"], right: Float[Tensor, "b n"]) -> None:
     if total.dtype == torch.float32:
-        total += linear(left, right)
+        for sums, rows in zip(total.split(_CHUNK // 2), left.split(_CHUNK // 2), strict=True):
+            sums += linear(rows, right)  # made beside them, so not all at once
     else:
         total.addmm_(left, right.T)
