@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import functional
+from torch.nn import Parameter, functional
 
-#: Entries of a matrix from which on a call is worth it: of a smaller one, most of the time is the call itself.
-LEAST = 100_000
-#: Rows of x from which on it is sooner, where the matrix is another's transpose and where it is not.
-ROWS = {True: 16, False: 2}
+#: Entries of a matrix, each of its sides, and multiplications in all from which on a call is worth it.
+LEAST, SIDE, WORK = 100_000, 64, 1_600_000
+#: Rows of x from which on it is: the matrix as it lies, another's transpose, a part of another, which is copied first.
+ROWS, TURNED, PART = 4, 16, 64
 
 
 def linear(
@@ -41,7 +41,8 @@ def linear(
         >>> linear(torch.tensor([1.0, 2.0]), torch.eye(2), torch.tensor([0.5, 0.0])).tolist()
         [1.5, 2.0]
     """
-    if _is_watched() or not (is_quicker() and _is_large(x, weight)):
+    small = weight.numel() < LEAST  # first: of a small product even these questions take a part of the time
+    if small or not is_quicker() or _is_watched() or not _is_known(x, weight, bias) or not _is_large(x, weight):
         return functional.linear(x, weight, bias)
     if torch.is_grad_enabled():
         if weight.requires_grad or (bias is not None and bias.requires_grad):
@@ -90,20 +91,31 @@ def _rounded(rows: int) -> int:
 
 def _is_watched() -> bool:
     """Whether torch does more with an operation than to run it and note its gradient; of oneDNN's it knows not how."""
+    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return torch.compiler.is_compiling() or transformed or torch.is_autocast_enabled("cpu")
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return traced or transformed or modes > 0 or torch.is_autocast_enabled("cpu")
 
 
 def _is_large(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is a product that takes long, of plain matrices that the library knows."""
-    return (
-        weight.numel() >= LEAST
-        and x.numel() >= ROWS[not weight.is_contiguous()] * x.shape[-1]
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == weight.device.type == "cpu"
-        and type(x) is Tensor
-        and bool(torch.backends.mkldnn.enabled)
-    )
+    """Whether it is a product of a matrix that takes so long that oneDNN is sooner."""
+    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
+        return False  # torch says what is wrong
+    rows = ROWS if weight.is_contiguous() else TURNED if weight.T.is_contiguous() else PART
+    enough = x.numel() >= rows * weight.shape[1] and x.numel() * len(weight) >= WORK
+    return enough and min(weight.shape) >= SIDE
+
+
+def _is_known(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are tensors that the library reads as torch does."""
+    fits = bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous())
+    given = (x, weight) if bias is None else (x, weight, bias)
+    return fits and all(map(_is_plain, given)) and bool(torch.backends.mkldnn.enabled)
+
+
+def _is_plain(value: Tensor) -> bool:
+    dense = value.layout == torch.strided and value.dtype == torch.float32 and value.device.type == "cpu"
+    return dense and type(value) in (Tensor, Parameter) and not torch._C._functorch.is_legacy_batchedtensor(value)
 
 
 @cache

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from tv.runtime import products
 from tv.runtime.products import LEAST, is_quicker, linear
@@ -77,7 +78,7 @@ def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) ->
     small, few, several = torch.randn(LEAST // 50, 49), torch.randn(1000, 1000), torch.randn(20, 1000)
     usual = [
         (torch.randn(100, 49), small),
-        (several[:1], few),  # of one row the time is that of reading the matrix
+        (several[:3], few),  # of few rows the time is that of reading the matrix
         (several[:15], few.T),
         (several.double(), few.double()),
         (several.bfloat16(), few.bfloat16()),
@@ -90,9 +91,58 @@ def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) ->
     with torch.backends.mkldnn.flags(enabled=False):
         assert torch.equal(linear(several, few), functional.linear(several, few))
     assert always == []
-    for x, weight in ((several[:2], few), (several[:16], few.T)):
+    for x, weight in ((several[:4], few), (several[:16], few.T)):
         assert _near(linear(x, weight), functional.linear(x, weight))
-    assert always == [(2, 1000), (16, 1000)]
+    assert always == [(4, 1000), (16, 1000)]
+
+
+class _Own(torch.Tensor):
+    """Somebody else's, which may multiply otherwise."""
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [
+        torch.randn(800)[::2],  # oneDNN would read the entries between
+        torch.randn(1).expand(400),
+        torch.tensor(2.0),
+        torch.randn(1),
+        torch.randn(33, 400),
+        torch.randn(400).as_subclass(_Own),
+    ],
+)
+def test_a_bias_of_another_kind_is_added_by_torch(always: list[tuple[int, ...]], bias: torch.Tensor) -> None:
+    x, weight = torch.randn(33, 300), torch.randn(400, 300)
+    assert torch.equal(linear(x, weight, bias), functional.linear(x, weight, bias))
+    assert always == []
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        (torch.ones(5, 200_000), torch.ones(200_000)),
+        (torch.ones(900, 10), torch.ones(20_000, 10)),
+        (torch.ones(33, 400), torch.ones(300, 400).to_sparse_csr()),
+        (torch.ones(33, 400), torch.ones(300, 400).as_subclass(_Own)),
+        (torch.ones(30, 400), torch.ones(300, 600)[:, :400]),  # a part, for too few rows to copy it
+    ],
+)
+def test_a_matrix_of_another_kind_is_torchs(
+    always: list[tuple[int, ...]], x: torch.Tensor, weight: torch.Tensor
+) -> None:
+    assert torch.equal(linear(x, weight), functional.linear(x, weight))
+    assert always == []
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"), [((), (1000, 1000)), ((5, 0), (100_000, 1)), ((9, 400), (2, 300, 400)), ((9, 40), (1000, 1000))]
+)
+def test_what_does_not_fit_is_refused_in_torchs_words(
+    always: list[tuple[int, ...]], x: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    for product in (functional.linear, linear):
+        with pytest.raises(RuntimeError):
+            product(torch.ones(x), torch.ones(weight))
 
 
 def test_transforms_of_torch_see_a_product_as_any_other(always: list[tuple[int, ...]]) -> None:
@@ -100,7 +150,7 @@ def test_transforms_of_torch_see_a_product_as_any_other(always: list[tuple[int, 
     x, weight = torch.randn(2, 20, 400) / 20, torch.randn(300, 400)
 
     def both(transform: Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]) -> None:
-        assert torch.equal(*(transform(lambda x, each=each: each(x, weight)) for each in (linear, functional.linear)))
+        assert _near(*(transform(lambda x, each=each: each(x, weight)) for each in (linear, functional.linear)))
 
     both(lambda product: torch.func.grad(lambda x: product(x).sum())(x))
     both(lambda product: torch.func.vmap(product)(x))
@@ -108,7 +158,14 @@ def test_transforms_of_torch_see_a_product_as_any_other(always: list[tuple[int, 
     with forward_ad.dual_level():
         both(lambda product: forward_ad.unpack_dual(product(forward_ad.make_dual(x, x))).tangent)
     both(lambda product: torch.compile(product, backend="eager")(x))
+    both(lambda product: torch.jit.trace(product, x, check_trace=False)(x))
     assert always == []
+    with FlopCounterMode(display=False) as counted:
+        linear(x, weight)
+    assert counted.get_total_flops() == 2 * x.numel() * len(weight)
+    # Gradients of several at once: forward it is one product as any.
+    x.requires_grad_()
+    both(lambda product: torch.autograd.grad(product(x).sum((0, 1)), x, torch.eye(300)[:3], is_grads_batched=True)[0])
 
 
 def test_few_numbers_of_rows_are_made_for() -> None:
@@ -157,7 +214,7 @@ def test_a_part_of_a_matrix_is_copied_first(
     torch.manual_seed(0)
     for whole in (torch.randn(520, 600), torch.randn(600, 520).T):
         weight = whole[part]
-        x = torch.randn(30, weight.shape[1]) / 20
+        x = torch.randn(70, weight.shape[1]) / 20
         assert _near(linear(x, weight), functional.linear(x, weight))
     assert all(weight.is_contiguous() or weight.T.is_contiguous() for weight in given)
     assert len(given) == len(always) == 2
