@@ -53,7 +53,7 @@ def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
 
     def drawn(delta: Tensor, name: str, index: int) -> Tensor:
         value = delta.to("cpu", torch.float32)
-        if not float(value.abs().amax()):  # `any` takes four times as long
+        if not value.count_nonzero():  # `any` takes twice as long
             return value
         return draw(value, _generator(f"{kind} {seed} {name} {index}")).to(delta.device)
 

@@ -121,3 +121,11 @@ def test_another_control_is_one_decorated_function(vector: tv.TuningVector, monk
     assert Attribution(controls=("flipped",)).controls == ("flipped",)
     with pytest.raises(ValidationError, match="no control 'noise'; there are flipped, random, shuffled, spectrum"):
         Attribution(controls=("noise",))
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+@pytest.mark.parametrize("value", [torch.zeros(0, 24), torch.tensor(2.0)])
+def test_a_parameter_without_entries_or_without_a_dimension_has_a_control(kind: str, value: Tensor) -> None:
+    drawn = control(tv.TuningVector({"odd": tuple(value.shape)}, lambda _: value, {}), kind, 0)["odd"]
+    assert drawn.shape == value.shape
+    assert float(drawn.norm()) == pytest.approx(float(value.norm()))
