@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter, functional
 
-#: Entries of a matrix, each of its sides, and multiplications in all from which on a call is worth it.
-LEAST, SIDE, WORK = 100_000, 64, 1_600_000
+#: Entries of a matrix and each of its sides from which on a call is worth it.
+LEAST, SIDE = 15_000, 64
+#: Multiplications in all, of a matrix with at least `LARGE` entries, and of a smaller one, whose calls are many.
+LARGE, WORK, SMALL_WORK = 100_000, 1_600_000, 8_000_000
 #: Rows of x from which on it is: the matrix as it lies, another's transpose, a part of another, which is copied first.
 ROWS, TURNED, PART = 4, 16, 64
 
@@ -102,7 +104,8 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
         return False  # torch says what is wrong
     rows = ROWS if weight.is_contiguous() else TURNED if weight.T.is_contiguous() else PART
-    enough = x.numel() >= rows * weight.shape[1] and x.numel() * len(weight) >= WORK
+    work = WORK if weight.numel() >= LARGE else SMALL_WORK
+    enough = x.numel() >= rows * weight.shape[1] and x.numel() * len(weight) >= work
     return enough and min(weight.shape) >= SIDE
 
 
