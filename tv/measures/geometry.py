@@ -210,7 +210,8 @@ def _quantiles(tensor: Float[Tensor, "..."], *shares: float) -> list[float]:
     step += step > 1 and step % 2 == 0  # an even step would keep to some columns of a matrix with an even width
     sample = flat[::step].abs().cpu().numpy()
     places = [max(1, math.ceil(share * len(sample))) - 1 for share in shares]
-    return [float(value) for value in np.partition(sample, places)[places]]
+    # One at a time: numpy has vector instructions for that, and takes a tenth of the time.
+    return [float(np.partition(sample, place)[place]) for place in places]
 
 
 def _ratio(value: float, of: float, of_nothing: float = 0.0) -> float:
