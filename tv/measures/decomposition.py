@@ -214,7 +214,7 @@ def leading_eigenvectors(
     """The `top` largest eigenvalues, descending, and their eigenvectors: a quarter of the work of all of them."""
     first = max(0, len(symmetric) - top)
     if symmetric.device.type != "cpu" or len(symmetric) < _LEADING_FROM:
-        values, vectors = eigenvectors(symmetric)
+        values, vectors = torch.linalg.eigh(symmetric)
         return values[first:].flip(0), vectors[:, first:].flip(1)
     from scipy.linalg import eigh  # only for this, and slow to import
 
