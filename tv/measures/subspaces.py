@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,8 @@ from tv.measures.part import Part
 INTRUDER_TOP = 10
 #: … whose cosine with every singular vector of W stays below this.
 INTRUDER_COSINE = 0.5
+#: Random rotations up to this size are kept for the next matrix of the shape: 8 bytes an entry.
+_KEPT_TO = 512
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,11 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
     size = float(decomposition.sigma.norm())
     angles = [_angles(overlap[:k, :k]) for overlap, k in zip((after.near, after.far), keep, strict=True)]
     intruders = _intruders(decomposition, after)
-    generator = torch.Generator().manual_seed(seed)
+    draw = _kept if min(dims) <= _KEPT_TO else _drawn
     null = torch.zeros(2, dtype=torch.float64)
-    for _ in range(draws):
-        turned = _after_turning(decomposition, energies, max(dims), generator)
+    for i in range(draws):
+        turn = draw(min(dims), max(dims), seed + i, decomposition.sigma.device)
+        turned = _after_turning(decomposition, energies, turn)
         null += torch.tensor(_intruders(decomposition, turned), dtype=torch.float64) / draws
     left, right = (0, 1) if decomposition.wide else (1, 0)
     return Change(
@@ -155,14 +159,42 @@ def _intruders(decomposition: Decomposition, after: _After) -> tuple[float, floa
     return near, far
 
 
-def _after_turning(decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator) -> _After:
+@dataclass(frozen=True)
+class _Turn:
+    """Uniform rotations U and V' of T's sides, as they are needed, float32."""
+
+    near: Float[Tensor, "r r"]  # U
+    overlap: Float[Tensor, "r r"]  # V'ᵀV
+
+
+def _drawn(r: int, n: int, seed: int, device: torch.device) -> _Turn:
+    """U is r × r and V' n × r, of which only V'ᵀV matters.
+
+    With Z (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an independent Wishart matrix of n − r degrees,
+    and V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
+
+    u, triangle = torch.linalg.qr(normal(r, r).float())
+    inside = normal(r, r)
+    square = gram(inside, inside) + _wishart(r, n - r, generator).to(device)
+    overlap = torch.linalg.solve_triangular(torch.linalg.cholesky(square), inside, upper=False)
+    return _Turn(u * triangle.diagonal().sign(), overlap.float())
+
+
+#: The same for small matrices: a model has many of one shape, and each draws the same.
+_kept = lru_cache(maxsize=4)(_drawn)
+
+
+def _after_turning(decomposition: Decomposition, energies: Energies, turn: _Turn) -> _After:
     """W + T where T has its singular values and random singular vectors: T = U S V'ᵀ, U and V' uniformly turned.
 
-    All of it is seen from Q, where W's Gram is Σ²: H is US²Uᵀ and C is US(V'ᵀV)Σ. Of the far side's rotation only V'ᵀV
-    matters, an r × r piece of an n × n one. With Z (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an
-    independent Wishart matrix of n − r degrees, and V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
+    All of it is seen from Q, where W's Gram is Σ²: H is US²Uᵀ and C is US(V'ᵀV)Σ.
     """
-    turned, cross = _turned(decomposition, energies, n, generator)
+    turned, cross = _turned(decomposition, energies, turn)
     sigma = decomposition.sigma
     unit = float(torch.maximum(sigma.max().square(), turned.diagonal().max()))
     after = (sigma.square().diag() + cross + cross.T + turned) / unit
@@ -171,22 +203,12 @@ def _after_turning(decomposition: Decomposition, energies: Energies, n: int, gen
 
 
 def _turned(
-    decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator
+    decomposition: Decomposition, energies: Energies, turn: _Turn
 ) -> tuple[Float[Tensor, "r r"], Float[Tensor, "r r"]]:
     """QᵀHQ and QᵀCQ of a turned T; their large products are float32, with T's and W's sizes put on afterwards."""
-    r, device = len(decomposition.sigma), decomposition.sigma.device
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
-
-    u, triangle = torch.linalg.qr(normal(r, r).float())
-    u = decomposition.near.float().T @ (u * triangle.diagonal().sign())
-    inside = normal(r, r)
-    square = gram(inside, inside) + _wishart(r, n - r, generator).to(device)
-    overlap = torch.linalg.solve_triangular(torch.linalg.cholesky(square), inside, upper=False)
     size = math.sqrt(float(energies.spectrum.max()))
-    scaled = u * (energies.spectrum.sqrt() / size).float()
-    cross = (scaled @ overlap.float()).double() * size * decomposition.sigma
+    scaled = decomposition.near.float().T @ turn.near * (energies.spectrum.sqrt() / size).float()
+    cross = (scaled @ turn.overlap).double() * size * decomposition.sigma
     return gram(scaled, scaled, torch.float32).double() * size**2, cross
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tv.measures.decomposition import decompose, energies_along, fixed_k
-from tv.measures.subspaces import INTRUDER_COSINE, INTRUDER_TOP, Change, _turned, change_of
+from tv.measures.subspaces import INTRUDER_COSINE, INTRUDER_TOP, Change, _drawn, _turned, change_of
 
 SHAPES = [(40, 70), (70, 40), (50, 50)]
 
@@ -66,12 +66,11 @@ def test_a_turned_tuning_vector_keeps_its_spectrum_and_forgets_its_directions(sh
     weight, delta = _normal(*shape, seed=0), _normal(shape[0], 2, seed=1) @ _normal(2, shape[1], seed=2)
     decomposition = decompose(weight)
     energies = energies_along(decomposition, delta)
-    generator = torch.Generator().manual_seed(3)
     r, n = min(shape), max(shape)
     expected = energies.spectrum.flip(0)
     crosses = []
-    for _ in range(400):
-        own, cross = _turned(decomposition, energies, n, generator)
+    for seed in range(400):
+        own, cross = _turned(decomposition, energies, _drawn(r, n, seed, weight.device))
         found = torch.linalg.eigvalsh(own).clamp(min=0).flip(0)
         assert torch.allclose(found, expected, atol=1e-5 * float(expected[0]))
         crosses.append(float(cross[:, 0].pow(2).sum() / decomposition.sigma[0] ** 2))
