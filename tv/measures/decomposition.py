@@ -25,6 +25,7 @@ FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
 _CHUNK = 2048
+_PIECE = 2**17  # entries that are squared at a time: memory for more is fetched anew each time
 #: Float32 products are used from this many directions on, where the standard error they leave in SSA² is at most this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
 #: Leading eigenvectors alone are computed from this size on: below, what that saves is less than an import.
@@ -241,7 +242,8 @@ def eigenvalues(symmetric: Float[Tensor, "r r"]) -> Float[Tensor, " r"]:
 
 def square_norm(tensor: Float[Tensor, "m n"]) -> float:
     """‖·‖² in float64, a piece at a time."""
-    return float(torch.stack([rows.double().pow(2).sum() for rows in tensor.split(_CHUNK)]).sum())
+    band = max(1, _PIECE // tensor.shape[1])
+    return float(torch.stack([rows.double().pow(2).sum() for rows in tensor.split(band)]).sum())
 
 
 def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:

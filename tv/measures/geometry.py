@@ -18,7 +18,7 @@ from tv.measures.part import Part
 #: The share of entries that counts as large, or as small, when the update is compared with the weights' magnitudes.
 MAGNITUDE_SHARE = 0.10
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
-_PIECE = 2**20  # entries that are taken to float64 at a time
+_PIECE = 2**17  # entries that are taken to float64 at a time: memory for more is fetched anew each time
 _SAMPLE = 2**20  # entries that a quantile is read from
 
 

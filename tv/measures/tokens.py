@@ -16,7 +16,7 @@ from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.errors import CheckpointError, InputError, first_line
 
-_PIECE = 2**20  # entries that are taken to float64 at a time
+_PIECE = 2**16  # entries that are taken to float64 at a time: memory for more is fetched anew each time
 
 
 def moved_tokens(base: Source, tuned: Source, n: int = 20) -> pd.DataFrame:
