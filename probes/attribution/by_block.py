@@ -106,10 +106,10 @@ class ByBlock:
         return swapped(self.pair.base, Swap(lambda: theta, first=-1))
 
     def _theta(self, alpha: float, name: str) -> Tensor:
-        theta = self._integrand.before[name].detach().clone()
-        before, after = common_rows(self._integrand.before[name].detach(), self._integrand.after[name].detach())
-        torch.lerp(before, after, alpha, out=theta[: len(before)] if theta.ndim else theta)
-        return theta
+        whole = self._integrand.before[name].detach()
+        before, after = common_rows(whole, self._integrand.after[name].detach())
+        theta = torch.lerp(before, after, alpha)
+        return theta if theta.shape == whole.shape else torch.cat((theta, whole[len(theta) :]))
 
     def _back(self, one: Pass, level: int) -> None:
         """Through the end, one block or the beginning, from the gradient behind it to that before it."""
