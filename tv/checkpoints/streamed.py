@@ -1,13 +1,14 @@
 """A live model that is larger than memory: its weights are read as they are used, one block at a time.
 
 The model is of its usual class, with its parameters on the meta device. When a block is called its parameters are read
-from the checkpoint, and those of the block before it go; embedding and unembedding come and go the same way. What is
-computed is what the model in memory computes: the same values in the same modules.
+from the checkpoint, and those of the block before it go; embedding and unembedding come and go the same way, unless
+blocks are so much smaller that they can stay for the next sweep. What is computed is what the model in memory
+computes: the same values in the same modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,8 @@ from tv.runtime.transformers_private import kept_in_float32, make_buffers
 
 #: A part outside the blocks that is smaller than this share of the largest part stays, once it was read.
 _SMALL = 0.1
+#: Of a part there may be so many at once: both models' own, and what stands in for one of them.
+_COPIES = 3
 
 
 def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
@@ -130,8 +133,11 @@ class Weights:
         self._parts = self._divided(model, [block.path for block in checkpoint.architecture.blocks])
         single = {name for name, value in self._empty.items() if value.numel() == 1}
         outside = {name for part, names in self._parts.items() if part not in self._blocks for name in names}
-        small = {name for name in outside if self._empty[name].nbytes < _SMALL * self.largest}
-        self._staying = single | small
+        self._small = single | {name for name in outside if self._empty[name].nbytes < _SMALL * self.largest}
+        # What both models have outside the blocks stays where, beside a block, it takes no more than the largest part.
+        block = max(self._size(self._parts[block]) for block in self._blocks)
+        fits = 2 * self._size(outside) + _COPIES * block <= _COPIES * self.largest
+        self._staying = self._small | (outside if fits else set())
         self._read(single)  # which may be factors of the stream: what asks for one does not ask for its block
 
     def __contains__(self, name: str) -> bool:
@@ -141,7 +147,7 @@ class Weights:
     @property
     def largest(self) -> int:
         """Bytes of the largest part, a block or a matrix outside them."""
-        return max(sum(self._empty[name].nbytes for name in names) for names in self._parts.values())
+        return max(map(self._size, self._parts.values()))
 
     def rounded(self, *dtypes: torch.dtype) -> PreTrainedModel:
         """Another streamed model of the same checkpoint, rounded to each of these dtypes in turn."""
@@ -157,26 +163,28 @@ class Weights:
     def enter(self, module: nn.Module) -> None:
         """Read what a module needs, unless it is there. Other parts go first, unless a block is running."""
         names = self._parts.get(module) or self._parts.get(self._block_of.get(module, module), frozenset())
-        missing = names - self._held
-        if missing:
-            if self._inside is None:
-                self.leave(self._held - names - self._staying)
-            self._read(missing)
+        if self._inside is None and not names <= self._small:
+            self.leave(names)
+        self._read(names - self._held)
 
-    def leave(self, names: set[str] | None = None) -> None:
-        """Let parameters go: all without `names`, save what stays."""
-        for name in self._held - self._staying if names is None else names:
+    def leave(self, needed: frozenset[str] = frozenset()) -> None:
+        """Let parameters go that are not needed, save what stays; and what stands in for that."""
+        for name in (self._held | self._aside.keys()) - needed - self._small:
+            if name not in self._staying:
+                self._aside.pop(name, None)
+            elif name not in self._others:
+                continue
             self._put(name, self._empty[name])
             self._held.discard(name)
-            self._aside.pop(name, None)
 
     @contextmanager
     def standing_in(self, others: Mapping[str, Tensor]) -> Iterator[None]:
         """Other values of some parameters while this lasts, each asked for where its parameter is needed."""
         self._others = others
         self._aside = {name: self._parameter(name) for name in others.keys() & self._held}
+        self._held -= self._aside.keys()
         try:
-            self._read(set(self._aside))
+            self._read(self._aside.keys() & self._small)
             yield
         finally:
             for name in others.keys() & self._empty.keys():
@@ -218,7 +226,7 @@ class Weights:
             self.enter(self._homes[name][0][0])
         return self._parameter(name)
 
-    def _read(self, names: set[str] | frozenset[str]) -> None:
+    def _read(self, names: Collection[str]) -> None:
         with torch.inference_mode(False), torch.no_grad():
             for name in sorted(names):
                 if name in self._others:
@@ -266,6 +274,9 @@ class Weights:
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         for owner, leaf in self._homes[name]:
             owner._parameters[leaf] = parameter
+
+    def _size(self, names: Collection[str]) -> int:
+        return sum(self._empty[name].nbytes for name in names)
 
     def _divided(self, model: nn.Module, blocks: list[str]) -> dict[nn.Module, frozenset[str]]:
         """The parameters of every block, and of every module outside that has some itself; hooks that read them."""
