@@ -70,6 +70,12 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "mamba": ("MambaConfig", {**_ENDS, "hidden_size": 48, "num_hidden_layers": 3, "state_size": 9}),
     "openai-gpt": ("OpenAIGPTConfig", _GPT2),
 }
+#: A tied matrix of words with blocks so small beside it that a streamed model keeps it.
+WIDE: tuple[str, dict[str, object]] = (
+    "Qwen2Config",
+    {**_SIZES, "intermediate_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8}
+    | {"tie_word_embeddings": True},
+)
 #: Mixtures of experts.
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 #: Architectures with mixers other than attention: beside it from layer to layer, in one block with it, or alone.

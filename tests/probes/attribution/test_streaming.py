@@ -26,8 +26,9 @@ from probes.attribution.work import Work
 from probes.capture.hooks.turns import take_turns
 from probes.capture.pair import Pair, make_pair
 from probes.errors import RunError
-from tests.pairs import CONFIGS, build_pair, build_tokenizer, write_suite
+from tests.pairs import CONFIGS, WIDE, build_pair, build_tokenizer, write_suite
 from tests.probes.attribution.conftest import GIVEN
+from tv.checkpoints import streamed as streaming
 from tv.checkpoints.live import load_model
 from tv.checkpoints.streamed import Weights, streamed
 from tv.prompts.encoding import batches, encode
@@ -199,6 +200,31 @@ def test_path_goes_there_and_back_a_layer_at_a_time(
     assert all(not one.entered for one in passes)
     of_blocks = [n for (_, name), n in read.items() if name.startswith(work.pair.architecture.blocks[0].path[:-1])]
     assert len(of_blocks) > 20 and max(of_blocks) == 2  # on the way there, and on the way back
+
+
+def test_an_embedding_is_kept_where_blocks_are_small_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is the same to the bit as where it is read for every sweep."""
+    monkeypatch.setitem(CONFIGS, "wide", WIDE)
+    read, from_checkpoint = Counter[tuple[int, str]](), Weights._from_checkpoint
+
+    def counted(weights: Weights, name: str) -> nn.Parameter:
+        read[id(weights), name] += 1
+        return from_checkpoint(weights, name)
+
+    monkeypatch.setattr(Weights, "_from_checkpoint", counted)
+    found, times = list[tuple[Floats, list[float]]](), list[list[int]]()
+    for copies in (streaming._COPIES, 0):
+        monkeypatch.setattr(streaming, "_COPIES", copies)
+        read.clear()
+        work = opened(tmp_path, "wide")
+        _, grafted = work.under([Variant("base", (unit,)) for unit in components(work.pair.architecture)])
+        shares = path_effects(work.pair, work.encoded, work.metric, batch_size=2, nodes=3, most_nodes=3).shares
+        found.append((grafted, [total(each) for each in shares]))
+        embedding = f"{work.pair.architecture.embed}.weight"
+        times.append([read[id(model.weights), embedding] for model in work.pair.models])
+    kept, again = times
+    assert kept == [1, 1] and min(again) > 5
+    assert np.array_equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
 
 
 def test_path_keeps_what_enters_a_block_in_files_beyond_a_bound(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import tv
-from tests.pairs import CONFIGS, build_pair
+from tests.pairs import CONFIGS, WIDE, build_pair
 from tv.checkpoints.casting import cast
 from tv.checkpoints.live import load_model
 from tv.checkpoints.streamed import in_memory, is_streamed, stored_values, streamed
@@ -38,6 +38,29 @@ def test_one_block_is_in_memory_at_a_time(tmp_path: Path) -> None:
         model(IDS, use_cache=False)
     assert there == [[i == j for j in range(CONFIGS["llama"][1]["num_hidden_layers"])] for i in range(3)]
     assert model.get_submodule("model.embed_tokens").weight.is_meta and not model.lm_head.weight.is_meta
+
+
+def test_an_embedding_is_read_once_where_blocks_are_small_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "wide", WIDE)
+    paths = build_pair(tmp_path, "wide")
+    model, other = models = [streamed(tv.open_checkpoint(path), torch.float32) for path in paths]
+    wanted = [load_model(path)(IDS, use_cache=False).logits for path in paths]
+    head, block = model.lm_head, model.get_submodule("model.layers.0")
+    there: list[bool] = []
+    block.register_forward_hook(lambda *_: there.append(not head.weight.is_meta))
+    with torch.inference_mode():
+        for _ in range(3):
+            assert torch.equal(model(IDS, use_cache=False).logits, wanted[0])
+            with model.weights.standing_in(stored_values(other)):
+                assert torch.equal(model(IDS, use_cache=False).logits, wanted[1])
+        in_memory(head)
+    assert there == 3 * [True, False]  # what stands in for it does not stay
+    assert all(value.is_meta for value in block.parameters())  # though nothing had to be read in its place
+    of_blocks = sum(value.nbytes for value in model.model.layers.parameters())
+    outside = head.weight.nbytes + model.model.norm.weight.nbytes
+    assert [each.weights.reads for each in models] == [3 * of_blocks + outside, 3 * of_blocks + outside]
 
 
 def test_a_module_that_is_not_called_is_read_on_request(tmp_path: Path) -> None:
