@@ -216,7 +216,7 @@ class Integrand:
         x, delta = x.flatten(0, 1), delta.flatten(0, 1)
         at = _places(delta)
         if at is not None:
-            x, delta = x[at], delta[at]
+            x, delta = x.index_select(0, at), delta.index_select(0, at)
         if matrix is None:  # only its bias moved, or nothing did
             parts = delta.new_zeros(len(delta), module.shape[1 if by_columns else 0])
             parts += 0.0 if by_columns or bias is None else delta * bias
@@ -329,8 +329,11 @@ def _by_prompt(parts: Float[Tensor, "k cols"], at: Tensor | None, n: int, length
     """Sums over the tokens of each prompt, of values at these places."""
     if at is None:
         return parts.unflatten(0, (n, length)).sum(1)
-    own = parts.new_zeros(n, len(at))
-    own[at // length, torch.arange(len(at), device=at.device)] = 1.0
+    prompt = at // length
+    if parts.device.type == "cpu":
+        return parts.new_zeros(n, parts.shape[-1]).index_add_(0, prompt, parts)
+    own = parts.new_zeros(n, len(at))  # elsewhere `index_add_` adds in another order each time
+    own[prompt, torch.arange(len(at), device=at.device)] = 1.0
     return own @ parts
 
 

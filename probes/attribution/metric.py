@@ -229,10 +229,10 @@ def only_at(model: PreTrainedModel, paths: Sequence[str], at: Int[Tensor, " k"])
 
 def _at(run: Callable[[Tensor], Tensor], at: Int[Tensor, " k"]) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        places = torch.unravel_index(at, x.shape[:-1])
-        found = run(x[places])
+        found = run(x.flatten(0, -2).index_select(0, at))
+        whole = found.new_zeros(x.shape[:-1].numel(), found.shape[-1]).index_copy(0, at, found)
         # no view of another tensor: a model may change it in place, and a hook on it would be lost
-        return found.new_zeros(*x.shape[:-1], found.shape[-1]).index_put(places, found)
+        return whole.unflatten(0, x.shape[:-1]).clone()
 
     return forward
 

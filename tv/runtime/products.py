@@ -75,7 +75,10 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()  # of a part of another matrix a product takes a hundred times as long
     if full > rows:
-        x = functional.pad(x.reshape(rows, -1), (0, 0, 0, full - rows))
+        whole = x.new_empty(full, x.shape[-1])
+        whole[:rows].view(x.shape).copy_(x)
+        whole[rows:] = 0.0
+        x = whole
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product.resize_(shape)  # no view, which models could not change in place
 
