@@ -9,14 +9,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TUNING_PROBES_CACHE", "off")  # what one test keeps, no other finds
 
-import torch
-import transformers
-
-torch.set_num_threads(1)
 # No machine loses its power here, and what is written outlives a process that is killed: nothing waits for the disk.
 os.fsync = os.fstat  # type: ignore[assignment]
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 #: Files that take longest, by folder and name. They go first, so that no process is left with one at the end.
 _LONGEST = (
@@ -45,6 +39,18 @@ _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extend
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", action="store_true", help="the cases that `make test` runs: not all of every table")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Libraries are set up where tests run: a process that only hands them out starts the others sooner without."""
+    if config.getoption("dist", "no") != "no":
+        return
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pandas as pd
 from markupsafe import Markup
@@ -102,7 +103,7 @@ class Chapter:
     choices: pd.DataFrame = field(default_factory=pd.DataFrame)  # how often first choices differ: without targets
     examples: Sequence[Example] = ()
 
-    @property
+    @cached_property
     def summary(self) -> Summary:
         """What fine-tuning did, in three sentences."""
         return summary(self.evidence, self.choices)

@@ -63,7 +63,7 @@ def prompts(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (DATA / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "test", "least", "most"),
     [
@@ -96,7 +96,7 @@ def test_what_it_knows(name, test, least, most) -> None:
     assert least <= measured(name)[test] <= most
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_record_states_how_it_was_made(name) -> None:
     record = json.loads((MODELS / name / "record.json").read_text(encoding="utf-8"))

@@ -15,6 +15,8 @@ import probes
 from tests.pairs import build_pair, write_suite
 from tests.runs import NO_REPORT
 
+pytestmark = pytest.mark.sampled(2)
+
 #: The entry in which `entry` differs from its base.
 LAYER, ROW, COLUMN, STEP = 1, 7, 11, 2.0
 UP = f"model.layers.{LAYER}.mlp.up_proj.weight"

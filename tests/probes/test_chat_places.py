@@ -59,6 +59,7 @@ def test_the_system_prompt_is_not_measured_by_default(pair: tuple[Path, Path], t
     assert of_user.to_dict() == {row["id"]: row["text"] for row in CHAT}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("positions", "roles"),
     [
@@ -84,6 +85,7 @@ def test_places_that_are_asked_for(positions: Any, roles: set[str], pair: tuple[
     assert share > 0.3 if "system" in roles else share == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("positions", [{"from": "all"}, {"from": "user"}, "last"])
 @pytest.mark.parametrize("generate", [None, {"tokens": 9, "from": "base"}])
 def test_first_divergence_counts_the_answers_tokens(

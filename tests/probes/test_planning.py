@@ -74,6 +74,7 @@ def llama() -> Pair:
     return pair_of("llama")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("methods", "more"),
     [

@@ -25,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "measure",
     [
@@ -97,6 +98,7 @@ def test_a_rank_stays_a_rank_on_paper(tmp_path: Path) -> None:
     assert plot["data"][0]["y"] == ["mlp 0", "mlp 1", "mlp 2", "mlp 3"] and places == sorted(places)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("ending", _BEGINS)
 def test_the_name_says_the_format(run: probes.Run, ending: str, tmp_path: Path) -> None:
     probes.plot.flips(run, save=tmp_path / f"fig.{ending}")

@@ -94,6 +94,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", PLANTED)
 def test_every_edit_is_named_and_nothing_else(made: Path, tmp_path: Path, name: str) -> None:
     edit, expected = PLANTED[name]

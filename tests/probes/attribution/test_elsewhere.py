@@ -95,7 +95,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return Sent.tasks
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("architecture", "wanted"),
     [

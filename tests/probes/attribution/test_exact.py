@@ -35,6 +35,7 @@ def _under(case: Case, model: PreTrainedModel, swap: Swap) -> Floats:
     return np.concatenate([values for each in read for values in each])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_blocks_that_cannot_change_are_not_computed_and_it_makes_no_difference(architecture: str) -> None:
     case = Case(architecture)
@@ -59,6 +60,7 @@ def test_blocks_that_cannot_change_are_not_computed_and_it_makes_no_difference(a
         assert np.array_equal(values(pair.base, case.batches, metric), found)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "phi3", "mixtral"])
 @pytest.mark.parametrize("granularity", ["head", "kv_head", "expert", "neuron"])
 def test_units_of_a_kind_are_disjoint_and_make_up_their_modules(architecture: str, granularity: str) -> None:

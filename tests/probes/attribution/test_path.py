@@ -33,6 +33,7 @@ def test_shares_sum_to_the_change(architecture: str, metric: str) -> None:
     assert np.allclose(found.base, values(case.pair.base, case.batches, case.metric(metric)), atol=1e-6)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_shares_are_those_of_the_weight_gradients(architecture: str) -> None:
     """One node: ⟨T, ∂M/∂θ⟩ of every parameter, by autograd on the weights themselves, at the middle of the path."""

@@ -17,7 +17,7 @@ from tv.prompts.encoding import Encoded
 RECURRENT = {"qwen3_next", "falcon_h1", "mamba"}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", MEASURED + HYBRIDS)
 def test_stacked_values_are_those_of_one_forward_each(architecture: str) -> None:
     case = Case(architecture)

@@ -53,6 +53,7 @@ def test_the_demo_takes_what_was_told(tmp_path: Path) -> None:
         assert expected / 2 <= _taken(run, table) <= expected * 2, (table, expected, _taken(run, table))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2_moe"])
 def test_other_architectures(architecture: str, tmp_path: Path) -> None:
     """Tiny files are mostly what every file has; rows are few."""

@@ -95,6 +95,7 @@ LAYOUTS: list[tuple[str, dict[str, object]]] = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("model_type", MOVES)
 def test_heads_are_what_one_heads_rows_move(model_type: str) -> None:
     _require_heads(tiny_model(model_type))

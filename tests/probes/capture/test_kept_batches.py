@@ -58,6 +58,7 @@ def work(request: pytest.FixtureRequest) -> tuple[Shard, Session]:
     return shard, Session.open(pair, suite)
 
 
+@pytest.mark.sampled(1)
 def test_killed_anywhere_a_shard_has_the_same_bytes_and_repeats_a_batch_at_most(
     work: tuple[Shard, Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

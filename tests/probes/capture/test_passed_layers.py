@@ -86,6 +86,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return layers
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["falcon", "qwen3_next"])
 def test_killed_at_any_layer_the_bytes_are_the_same_and_no_layer_behind_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, read: list[int]

@@ -32,6 +32,7 @@ def files(directory: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("architecture", "bound", "accounted"),
     [("falcon", 2**26, "target"), ("gemma2", 0, "all"), ("qwen3_next", 0, "all")],

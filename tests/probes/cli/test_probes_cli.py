@@ -153,6 +153,7 @@ BAD: dict[str, tuple[Callable[[Paths], None], str]] = {
 }
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, monkeypatch, capsys) -> None:
     spoil, expected = BAD[case]

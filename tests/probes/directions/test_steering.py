@@ -96,6 +96,7 @@ def test_a_random_step_of_its_norms_is_no_direction(planted: tuple[probes.Run, t
     assert set(answers.answer) <= {"cannot tell", "no better than placebos"}
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("site", ["resid_post", "attn_out"])
 def test_a_whole_delta_added_is_the_other_models_state(architecture: str, site: str) -> None:

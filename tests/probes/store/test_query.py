@@ -124,6 +124,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("statement", REFUSED)
 def test_nothing_is_written_and_nothing_else_is_read(
     statement: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

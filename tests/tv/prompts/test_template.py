@@ -37,6 +37,7 @@ REFUSED = {("strict", "system"), ("strict", "tools"), ("strict", "result"), ("fo
 PRINTED = {(name, "parts") for name in ("dated", "today", "thinks", "documents")} | {("strict", "parts")}
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("case", CONVERSATIONS)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_tokens_are_those_of_apply_chat_template(template: str, case: str, tmp_path: Path) -> None:

@@ -285,6 +285,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_refused_in_one_line(case: str, adapter: tuple[Path, Path]) -> None:
     spoil, expected = REFUSED[case]
