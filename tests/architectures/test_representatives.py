@@ -14,7 +14,7 @@ REPRESENTATIVES = ("llama", "qwen3_next", "falcon_h1", "gpt_oss", "deepseek_v3",
 _SURE = slice(0, 5)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_whole_job_agrees_with_independent_hooks(model_type: str) -> None:
     record = study(model_type, NO_REPORT)

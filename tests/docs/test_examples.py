@@ -75,7 +75,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("value", PUBLIC)
 def test_the_example_runs(value: Any, elsewhere: Path, request: pytest.FixtureRequest) -> None:
     examples = doctest.DocTestFinder().find(value, value.__name__, globs=NAMES)
@@ -83,7 +83,7 @@ def test_the_example_runs(value: Any, elsewhere: Path, request: pytest.FixtureRe
     _run(examples, elsewhere, request)
 
 
-@pytest.mark.sampled(80)
+@pytest.mark.sampled(60)
 @pytest.mark.parametrize("file", FILES)
 def test_the_examples_of_what_is_not_public_run(file: str, elsewhere: Path, request: pytest.FixtureRequest) -> None:
     """With what their file imports and defines."""

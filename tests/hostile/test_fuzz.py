@@ -67,6 +67,7 @@ WELL_FORMED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_well_formed(name: str) -> None:
     @settings(max_examples=60, deadline=None, derandomize=True)
@@ -77,6 +78,7 @@ def test_well_formed(name: str) -> None:
     read()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_and_what_becomes_of_them(name: str) -> None:
     """Cut, doubled, spliced and overwritten: some are still read and some no longer, and nothing else happens."""

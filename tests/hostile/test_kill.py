@@ -138,6 +138,7 @@ def _require_no_half(partial: Path) -> None:
         pd.read_parquet(file, partitioning=None)
 
 
+@pytest.mark.thorough  # store/test_resume.py kills a run in every stage, at fewer moments
 def test_killed_in_every_stage_again_and_again(suite: Path, whole: Whole, tmp_path: Path) -> None:
     """One run dies in each of its stages in turn and is gone on with; at a seeded moment of one stage's time, as a
     seeded file of the next gets its name, and the other way round in the next run."""

@@ -20,7 +20,7 @@ from tv.prompts.encoding import Encoded, batches
 from tv.prompts.files import Prompt
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("architecture", "metric"), [*((name, "logit_diff") for name in SUPPORTED), ("llama", "kl"), ("gemma2", "kl")]
 )
@@ -282,7 +282,7 @@ def test_it_is_what_many_nodes_give(case: Case) -> None:
         assert np.abs(own.values.mean(1) - wanted.values.mean(1)).max() <= 0.01 * whole
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
 def test_finished_integrals_are_given_back(architecture: str) -> None:
     """What was kept of a killed run, as arrays, is not computed again; the rest is, and all is as without."""

@@ -130,6 +130,7 @@ def test_no_more_than_a_layer_of_both_models_is_in_memory(tmp_path: Path, monkey
     assert sum(value.nbytes for value in pair.base.parameters()) > 2.5 * largest
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_variants_that_are_not_stacked_are_a_sweep_each(tmp_path: Path, dtype: str) -> None:
     """A mixer of another kind, or rounding that would hide a wrong mask."""
@@ -172,7 +173,7 @@ def test_a_sweep_that_was_finished_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert np.allclose(found, in_memory(tmp_path, "llama", variants), rtol=0, atol=NEAR)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "falcon", "mixtral"])
 def test_path_goes_there_and_back_a_layer_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str

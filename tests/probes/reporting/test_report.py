@@ -201,6 +201,7 @@ def test_tokens_say_whose_words_they_are(run: probes.Run, page: str) -> None:
     assert tokens and all(token.role == "" and token.title.startswith("after it ") for token in tokens)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "tables",
     [

@@ -51,6 +51,7 @@ def _counted(function: Callable[..., Any], calls: list[int], last: int | None = 
     return call
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("where", "calls", "killed_in", "kept"),
     [
