@@ -75,7 +75,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.sampled(30)
 @pytest.mark.parametrize("value", PUBLIC)
 def test_the_example_runs(value: Any, elsewhere: Path, request: pytest.FixtureRequest) -> None:
     examples = doctest.DocTestFinder().find(value, value.__name__, globs=NAMES)

@@ -468,7 +468,6 @@ def _call(case: str, here: Path) -> Callable[[], None]:
 CASES = CHECKPOINTS | ADAPTERS | SUITES | PROMPTS | RUNS | REPORTS
 
 
-@pytest.mark.sampled(45)
 @pytest.mark.parametrize("case", CASES)
 def test_refused_in_one_line(case: str, clean: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
