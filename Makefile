@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test suite test-all test-fast test-hostile test-architectures mutants fuzz bench docs lint models organisms clean
 
-install: $(VENV)/installed
+install: $(VENV)/compiled
 
 # What commands and tests import is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, every process would
 # compile it again, eight seconds of work each. Compiling all that is installed would take a third of the installation.
@@ -25,21 +25,30 @@ COMPILED := torch._dynamo, transformers.modeling_utils, transformers.generation.
 
 PIP := $(BIN)/python -m pip install --progress-bar on --no-compile --disable-pip-version-check --constraint constraints.txt
 
+define VENV_MADE
+$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+$(PYTHON) -m venv $(VENV)
+endef
+
 $(VENV)/demo-installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	$(VENV_MADE)
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/demo-installed
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(VENV_MADE)
 	$(PIP) --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
+	touch $(VENV)/demo-installed $@
+
+$(VENV)/compiled: $(VENV)/installed
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import $(COMPILED)'
 	touch $@
 
 demo: $(VENV)/demo-installed
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/probes demo --out $(RUN) --force
 
-test: install
+# Linters need nothing compiled: they begin while that is done.
+test: $(VENV)/installed
 	$(MAKE) --jobs 2 lint suite
 
 # What is compiled is kept here too: else every process that a test starts would compile all of it again.
@@ -90,7 +99,7 @@ $(VENV)-mergekit/installed:
 docs: install
 	$(BIN)/mkdocs build
 
-lint: install
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
