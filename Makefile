@@ -25,17 +25,15 @@ COMPILED := torch._dynamo, transformers.modeling_utils, transformers.generation.
 
 PIP := $(BIN)/python -m pip install --progress-bar on --no-compile --disable-pip-version-check --constraint constraints.txt
 
-define VENV_MADE
-$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-$(PYTHON) -m venv $(VENV)
-endef
+OLD_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None
+VENV_MADE = test -x $(BIN)/pip || { $(PYTHON) -c '$(OLD_PYTHON)' && $(PYTHON) -m venv $(VENV); }
 
 $(VENV)/demo-installed: pyproject.toml constraints.txt
 	$(VENV_MADE)
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt | $(if $(filter demo,$(MAKECMDGOALS)),$(VENV)/demo-installed)
 	$(VENV_MADE)
 	$(PIP) --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
 	touch $(VENV)/demo-installed $@

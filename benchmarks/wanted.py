@@ -32,14 +32,14 @@ class Row:
 
 _CPU = "--threads 1 --clock CPU"
 RUNS = {
-    "startup": Run("startup.py", rounds=3),
+    "startup": Run("startup.py", rounds=7),
     "products": Run("products.py"),
-    "apply": Run("apply_speed.py", "{mergekit}", rounds=2),
+    "apply": Run("apply_speed.py", "{mergekit}", rounds=3),
     "busy": Run("apply_speed.py", "--busy", rounds=2),
     "capture": Run(
         "capture_speed.py",
         f"--layers 4 --vocab 16000 --prompts 32 --batch 8 {_CPU} --only bare,light,full,ledger_all",
-        rounds=1,
+        rounds=2,
     ),
     "neighbours": Run(
         "capture_speed.py",
@@ -49,14 +49,14 @@ RUNS = {
     "lens": Run(
         "capture_speed.py", f"--shape 135M --prompts 12 --tokens 100 --batch 4 {_CPU} --only bare,lens", rounds=1
     ),
-    "attribution": Run("attribution_speed.py", rounds=1),
-    "path": Run("path_speed.py", "--prompts 24", rounds=2),
+    "attribution": Run("attribution_speed.py", rounds=3),
+    "path": Run("path_speed.py", "--prompts 24", rounds=5),
     "growth": Run("capture_memory.py", "--prompts 16 --tokens 64 --layers 4 --vocab 8000"),
-    "stream": Run("stream.py", "--shape 135M --prompts 32 --tokens 32 --threads 1", rounds=1),
+    "stream": Run("stream.py", "--shape 135M --prompts 32 --tokens 32 --threads 1", rounds=2),
     "stream_attribution": Run(
         "stream.py",
         "--shape 135M --layers 8 --work attribution --prompts 32 --tokens 32 --batch 16 --threads 1",
-        rounds=1,
+        rounds=3,
     ),
     "stream_3B": Run(
         "stream.py",
@@ -67,7 +67,7 @@ RUNS = {
     "ssa_3B": Run("ssa_large.py", "--before {before} --vocab 4096", rounds=1, minutes=60, long=True),
     "ssa_3B_memory": Run("ssa_large.py", minutes=60, long=True),
     "report": Run("report_page.py", "{run}", rounds=3),
-    "demo": Run("main_job.py", "--before {before}", rounds=1),
+    "demo": Run("main_job.py", "--before {before}", rounds=2, minutes=30),
     "ssa": Run("ssa_speed.py", "--threads 1", rounds=1),
     "slices": Run("run_slices.py", "--rows 2000000"),
     "shape": Run("main_job.py", "--shape --before {before}", rounds=1, minutes=240, long=True),

@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Libraries are set up where tests run: a process that only hands them out starts the others sooner without."""
-    if config.getoption("dist", "no") != "no":
+    if config.getoption("dist", "no") != "no" and config.getoption("tx", None):
         return
     import torch
     import transformers

@@ -2,8 +2,8 @@
 
 On the way forward what enters each block is kept; on the way back each block runs again from there, with a gradient to
 its input. So one sweep each way reads every layer of both models once, for all nodes and prompts that go together, and
-in memory are one layer of both models, that layer at θ(α), and what it makes of one batch. What is kept waits in memory
-up to a bound, and beyond it in files.
+in memory are one layer of both models (and their embedding, where layers are small beside it), that layer at θ(α), and
+what it makes of one batch. What is kept waits in memory up to a bound, and beyond it in files.
 """
 
 from __future__ import annotations
@@ -108,8 +108,11 @@ class ByBlock:
     def _theta(self, alpha: float, name: str) -> Tensor:
         whole = self._integrand.before[name].detach()
         before, after = common_rows(whole, self._integrand.after[name].detach())
-        theta = torch.lerp(before, after, alpha)
-        return theta if theta.shape == whole.shape else torch.cat((theta, whole[len(theta) :]))
+        if before.shape == whole.shape:
+            return torch.lerp(before, after, alpha)
+        theta = whole.clone()
+        torch.lerp(before, after, alpha, out=theta[: len(before)])
+        return theta
 
     def _back(self, one: Pass, level: int) -> None:
         """Through the end, one block or the beginning, from the gradient behind it to that before it."""

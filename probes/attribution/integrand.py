@@ -180,8 +180,9 @@ class Integrand:
             self.found.put(Shares({module: delta.new_zeros(self.shape)}))
             return
         form = self.pair.norms[module.path]
-        step = 0.0 if gain is None else form.normalised(x.float()) * gain
-        shares = (delta * (step if bias is None else step + bias)).sum(-1)
+        step = delta.new_zeros(()) if gain is None else form.normalised(x.float()) * gain
+        step = step if bias is None else step + bias
+        shares = torch.linalg.vecdot(delta, step.expand_as(delta))
         dims = [d for d in range(1, shares.ndim) if d != form.position_dim]
         self.found.put(Shares({module: shares.sum(dims) if dims else shares}))
 

@@ -120,6 +120,7 @@ def other_precision(dtype: torch.dtype) -> torch.dtype:
 def _copied(pair: Pair, *dtypes: torch.dtype) -> PreTrainedModel:
     """A copy of the base, rounded to each of these dtypes in turn."""
     if is_streamed(pair.base):
+        pair.tuned.weights.rest()  # three models keep more than two
         twin = pair.base.weights.rounded(*dtypes)
         take_turns(twin, pair.architecture)
         return twin

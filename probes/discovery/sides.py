@@ -171,7 +171,9 @@ class Sides:
 
     def _rest(self) -> None:
         """The tuned model is not needed for a while: three models in memory are one too many."""
-        if not self._streams:
+        if self._streams:
+            self.pair.tuned.weights.rest()
+        else:
             page_out(values_of(self.pair.tuned).values())
         trim()
 

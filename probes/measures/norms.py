@@ -22,7 +22,7 @@ class NormForm:
 
     def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
         """The divisor, frozen when contributions are read through the norm."""
-        return ((x - self.mean(x)).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        return (self._centred(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
     def mean(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
         """The mean that is subtracted: zero in an RMS norm."""
@@ -30,7 +30,10 @@ class NormForm:
 
     def normalised(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """x̂, before the gain."""
-        return (x - self.mean(x)) / self.scale(x)
+        return self._centred(x) / self.scale(x)
+
+    def _centred(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        return x - self.mean(x) if self.centred else x
 
     def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The gain of `norm`, float32."""

@@ -135,7 +135,7 @@ class Weights:
         outside = {name for part, names in self._parts.items() if part not in self._blocks for name in names}
         self._small = single | {name for name in outside if self._empty[name].nbytes < _SMALL * self.largest}
         # What both models have outside the blocks stays where, beside a block, it takes no more than the largest part.
-        block = max(self._size(self._parts[block]) for block in self._blocks)
+        block = max((self._size(self._parts[block]) for block in self._blocks), default=0)
         fits = 2 * self._size(outside) + _COPIES * block <= _COPIES * self.largest
         self._staying = self._small | (outside if fits else set())
         self._read(single)  # which may be factors of the stream: what asks for one does not ask for its block
@@ -174,6 +174,12 @@ class Weights:
                 self._aside.pop(name, None)
             elif name not in self._others:
                 continue
+            self._put(name, self._empty[name])
+            self._held.discard(name)
+
+    def rest(self) -> None:
+        """Let go of what stays, too: the model is not needed for a while."""
+        for name in self._held - self._small:
             self._put(name, self._empty[name])
             self._held.discard(name)
 

@@ -242,7 +242,7 @@ def eigenvalues(symmetric: Float[Tensor, "r r"]) -> Float[Tensor, " r"]:
 
 def square_norm(tensor: Float[Tensor, "m n"]) -> float:
     """‖·‖² in float64, a piece at a time."""
-    band = max(1, _PIECE // tensor.shape[1])
+    band = max(1, _PIECE // max(1, tensor.shape[1]))
     return float(torch.stack([rows.double().pow(2).sum() for rows in tensor.split(band)]).sum())
 
 

@@ -24,6 +24,7 @@ from probes.attribution.shares import Shares
 from probes.attribution.units import Unit, components, units_of
 from probes.attribution.work import Work
 from probes.capture.hooks.turns import take_turns
+from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair, make_pair
 from probes.errors import RunError
 from tests.pairs import CONFIGS, WIDE, build_pair, build_tokenizer, write_suite
@@ -223,6 +224,8 @@ def test_an_embedding_is_kept_where_blocks_are_small_beside_it(tmp_path: Path, m
         found.append((grafted, [total(each) for each in shares]))
         embedding = f"{work.pair.architecture.embed}.weight"
         times.append([read[id(model.weights), embedding] for model in work.pair.models])
+        with twin_of(work.pair):  # a third model
+            assert work.pair.tuned.get_parameter(embedding).is_meta
     kept, again = times
     assert kept == [1, 1] and min(again) > 5
     assert np.array_equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]

@@ -61,6 +61,8 @@ def test_an_embedding_is_read_once_where_blocks_are_small_beside_it(
     of_blocks = sum(value.nbytes for value in model.model.layers.parameters())
     outside = head.weight.nbytes + model.model.norm.weight.nbytes
     assert [each.weights.reads for each in models] == [3 * of_blocks + outside, 3 * of_blocks + outside]
+    model.weights.rest()
+    assert head.weight.is_meta and torch.equal(model(IDS, use_cache=False).logits, wanted[0])
 
 
 def test_a_module_that_is_not_called_is_read_on_request(tmp_path: Path) -> None:

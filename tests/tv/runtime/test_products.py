@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from tv.runtime import products
-from tv.runtime.products import LEAST, is_quicker, linear
+from tv.runtime.products import LEAST, SIDE, SMALL_WORK, is_quicker, linear
 
 #: How far sums in another order may lie apart, as a share of the largest value.
 NEAR = 1e-6
@@ -76,8 +76,12 @@ def test_gradients_of_what_is_multiplied_and_of_weights(always: list[tuple[int, 
 
 def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) -> None:
     small, few, several = torch.randn(LEAST // 50, 49), torch.randn(1000, 1000), torch.randn(20, 1000)
+    middle = torch.randn(160, 160)
+    n = -(-SMALL_WORK // middle.numel())
     usual = [
         (torch.randn(100, 49), small),
+        (torch.randn(5000, SIDE), torch.randn(LEAST // SIDE, SIDE)),
+        (torch.randn(n - 1, 160), middle),
         (several[:3], few),  # of few rows the time is that of reading the matrix
         (several[:15], few.T),
         (several.double(), few.double()),
@@ -91,9 +95,9 @@ def test_what_it_is_not_for_goes_the_usual_way(always: list[tuple[int, ...]]) ->
     with torch.backends.mkldnn.flags(enabled=False):
         assert torch.equal(linear(several, few), functional.linear(several, few))
     assert always == []
-    for x, weight in ((several[:4], few), (several[:16], few.T)):
+    for x, weight in ((several[:4], few), (several[:16], few.T), (torch.randn(n, 160), middle)):
         assert _near(linear(x, weight), functional.linear(x, weight))
-    assert always == [(4, 1000), (16, 1000)]
+    assert always == [(4, 1000), (16, 1000), (n, 160)]
 
 
 class _Own(torch.Tensor):
