@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--layers", type=int, help="fewer, for a quick try")
     parser.add_argument("--vocab", type=int, help="fewer, for a quick try")
     parser.add_argument("--width", type=int, help="d_model, for a quick try")
@@ -52,8 +53,8 @@ def main() -> None:
     print(f"two models {models:.0f} MiB, one batch's activations {activations:.0f} MiB, bound {bound:.0f} MiB")
     heading = "(peak − imports − models)/activations"
     print(f"{'work':<14}{'prompts':>8}{'imports':>13}{'peak':>13}{heading:>40}{'seconds':>9}")
-    peaks = []
-    for name, work, prompts in (
+    peaks: dict[int, list[float]] = {options.prompts: [], 10 * options.prompts: []}
+    for name, work, prompts in options.rounds * (
         ("models", "models", 0),
         ("bare", "bare", options.batch),
         ("capture", "capture", options.prompts),
@@ -68,10 +69,9 @@ def main() -> None:
             f"{found['seconds']:>9.0f}",
             flush=True,
         )
-        peaks += [own] if work == "capture" else []
-    few, many = (
-        (f"{n} prompts", [peak]) for n, peak in zip((options.prompts, 10 * options.prompts), peaks, strict=True)
-    )
+        if work == "capture":
+            peaks[prompts].append(own)
+    few, many = ((f"{n} prompts", own) for n, own in peaks.items())
     report([ratio("peak memory of capture", few, many)], options.json)
 
 

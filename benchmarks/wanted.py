@@ -51,7 +51,7 @@ RUNS = {
     ),
     "attribution": Run("attribution_speed.py", rounds=3),
     "path": Run("path_speed.py", "--prompts 24", rounds=5),
-    "growth": Run("capture_memory.py", "--prompts 16 --tokens 64 --layers 4 --vocab 8000"),
+    "growth": Run("capture_memory.py", "--prompts 16 --tokens 64 --layers 4 --vocab 8000", rounds=3),
     "stream": Run("stream.py", "--shape 135M --prompts 32 --tokens 32 --threads 1", rounds=2),
     "stream_attribution": Run(
         "stream.py",

@@ -23,6 +23,7 @@ from probes.store.run import Run, is_whole, load
 from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from probes.store.unfinished import Unfinished
 from tv.errors import InputError, LackOfMemory
+from tv.runtime.resident import trim
 
 _LOCK, _REPLACED, _REPORT = ".lock", ".replaced", "report.html"
 _OWN = (_LOCK, _REPLACED, BATCHES)  # the writer's files beside a run while it is built
@@ -196,6 +197,7 @@ class RunWriter:
             for table, columns in make().items()
         }
         self.complete(stage, {"shard": shard, "tables": counts})
+        trim()  # no stage needs what another made
 
     def write(
         self,

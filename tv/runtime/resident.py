@@ -8,8 +8,10 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Of <linux/mman.h>, Linux 5.4 and later: these pages are not needed soon. Nothing is lost.
 _PAGEOUT = 21
