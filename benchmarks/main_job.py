@@ -2,9 +2,9 @@
 
 The suite of the demo on the embedded pairs, or another suite, or with `--shape` the prompts of
 examples/suites/smollm2-135m.yaml on a random pair of SmolLM2-135M's shape. Every run is a process of its own, imports
-included; every round does this build's and then, if given, that of the build in FOLDER, after a round that compiles
-bytecode. Printed are medians with their range, ratios of the same round, and whether both come to the same conclusions:
-the verdict's sentences and the leading components of every method.
+included; every round does this build's and then, if given, that of the build in FOLDER. Each does its demo once before,
+which compiles its bytecode. Printed are medians with their range, ratios of the same round, and whether both come to
+the same conclusions: the verdict's sentences and the leading components of every method.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def main() -> None:
         if options.shape:
             suite = ROOT / "examples" / "suites" / "smollm2-135m.yaml"
             settings |= _random_pair(Path(folder))
+        for build in builds.values():
+            _once(build, build / "data" / "suites" / "demo.yaml", Path(folder), {})
         for _ in range(options.rounds):
             for name, build in builds.items():
                 own = build / suite.relative_to(ROOT) if suite.is_relative_to(ROOT) else suite  # in its own words
