@@ -1,7 +1,7 @@
 """The performance table, from one command: `python benchmarks/table.py [--mergekit PYTHON] [--before FOLDER]`.
 
 Runs the benchmarks of `wanted.py` one after another, each an interleaved run of its own, at sizes that two quiet cores
-do in about half an hour. A failure or a timeout is shown in the benchmark's rows, the others still run, and the status
+do in twenty minutes. A failure or a timeout is shown in the benchmark's rows, the others still run, and the status
 is 1. A row that lacks something (mergekit, a checkout of another build in FOLDER, a finished run) says what.
 
 What each run found is kept in `--keep FOLDER`, with the machine, the date and the commit, and the table is made of all
