@@ -227,7 +227,7 @@ class BatchReducer:
         entering = self._take(base.input, tuned.input)
         for site, expert, index, *added in waiting:
             seen = [
-                (x.float() - form.mean(x.float())) / form.scale(whole[index].float()) * form.gain(norm).to(x.device)
+                form.less_mean(x.float()) / form.scale(whole[index].float()) * form.gain(norm).to(x.device)
                 for x, whole, norm in zip(
                     added, entering, (m.get_submodule(read.path) for m in self.pair.models), strict=True
                 )

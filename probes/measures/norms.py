@@ -22,18 +22,15 @@ class NormForm:
 
     def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
         """The divisor, frozen when contributions are read through the norm."""
-        return (self._centred(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return (self.less_mean(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
-    def mean(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
-        """The mean that is subtracted: zero in an RMS norm."""
-        return x.mean(-1, keepdim=True) if self.centred else x.new_zeros(())
+    def less_mean(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """x without its mean; in an RMS norm x itself."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def normalised(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """x̂, before the gain."""
-        return self._centred(x) / self.scale(x)
-
-    def _centred(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        return x - self.mean(x) if self.centred else x
+        return self.less_mean(x) / self.scale(x)
 
     def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The gain of `norm`, float32."""
